@@ -1,0 +1,68 @@
+// Package raft drives many etcd-io/raft groups on one peer over one shared, mirrored log.
+//
+//	Propose ─ RawNode.Ready ─┬─ log (every mirror fsynced, group commit across groups) ─ committed entries ─ Machine.Apply
+//	                         └─ messages to other peers (one voter has none)
+//
+// The log is the durability. It is a segmented, checksummed file of our own, written alike on as many drives as the
+// voters of a group ask for (5 mirrors for one voter, so that no 4 drive losses lose a name). The state in package kv
+// is a cache of it: when it is missing, damaged or behind, it is rebuilt from a checkpoint and the log.
+package raft
+
+import (
+	"context"
+	"errors"
+
+	"github.com/holdfast/holdfast/cluster/kv"
+)
+
+// Errors of this package.
+var (
+	// ErrNotLeader says that this replica does not lead its group now.
+	ErrNotLeader = errors.New("not the leader")
+	// ErrStopped says that the host is closed or has lost its log.
+	ErrStopped = errors.New("raft host stopped")
+	// ErrUnknownOutcome says that a proposal was given up while it may still be applied: retry it with the same
+	// session and sequence.
+	ErrUnknownOutcome = errors.New("outcome unknown")
+	// ErrLogLost says that no trustworthy copy of the log is on the drives that are here. Nothing was changed; serving
+	// starts when more drives return.
+	ErrLogLost = errors.New("no complete copy of the log is on the drives that are here")
+)
+
+// GroupID numbers a Raft group. 1 is the root group; tablets follow.
+type GroupID uint64
+
+// Machine is the state machine of one group: a tablet or the root. Its state lives in the peer's state DB under Spans.
+type Machine interface {
+	// Apply applies one committed command. It reads through r, which holds the effects of every earlier command, and
+	// writes through b only; the driver adds the applied index to the same batch. It is deterministic: no clock, no
+	// randomness, no I/O. result goes to the proposer if it waits on this peer. Apply panics on a command that it
+	// cannot decode, because applying half of history is worse than stopping.
+	Apply(index, term uint64, command []byte, r kv.Reader, b kv.Batch) (result any)
+	// Spans are the keys of this machine: what a checkpoint exports and a restore replaces.
+	Spans() []kv.Span
+	// Restored is called after the state was replaced from a checkpoint (drop caches).
+	Restored()
+}
+
+// Group is one replica of a group on this peer.
+type Group interface {
+	ID() GroupID
+	// Propose replicates a command and returns what Apply returned for it on this peer. err is ErrNotLeader when it
+	// was not accepted, ErrUnknownOutcome (wrapping the context's error too) when it may still be applied.
+	Propose(ctx context.Context, command []byte) (result any, err error)
+	// Barrier returns when everything acknowledged before the call is visible to State (ReadIndex, coalesced), and the
+	// term in which this replica led. A leader that evaluates against the state puts the term into its command and
+	// Apply refuses a command of an older one.
+	Barrier(ctx context.Context) (term uint64, err error)
+	// State reads the applied state. The Reader is consistent per call only; Snapshot gives a frozen one.
+	State() kv.Reader
+	// Snapshot is a frozen view; Close must be called.
+	Snapshot() (Snapshot, error)
+}
+
+// Snapshot is a frozen Reader.
+type Snapshot interface {
+	kv.Reader
+	Close()
+}

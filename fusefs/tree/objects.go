@@ -1,0 +1,125 @@
+package tree
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// Version is the opaque id of an object version; "" means none.
+type Version string
+
+// Attr is what the mount keeps of a file on the object itself.
+type Attr struct {
+	Mode     uint32 // with the file type bits (S_IFMT); 0 when the object was never touched by a mount
+	UID, GID uint32
+	Mtime    time.Time
+	Atime    time.Time
+	Ctime    time.Time
+	Rdev     uint32
+	Target   string            // of a symlink
+	Xattrs   map[string][]byte // user.* xattrs by full name; user.NAME that fit a header are x-amz-meta-NAME on S3
+	Inode    uint64
+}
+
+// Info describes the current version of one key.
+type Info struct {
+	Key     string
+	Version Version
+	Size    int64
+	ETag    string
+	Attr    Attr // Mtime is the object's Last-Modified where Mode is 0
+}
+
+// Listing is one page of keys below a prefix with delimiter "/".
+type Listing struct {
+	Entries   []Info
+	Prefixes  []string // each ends with "/"
+	Next      string
+	Truncated bool
+}
+
+// Cond is when a write may happen; the zero Cond always. Otherwise ErrExists or ErrConflict.
+type Cond struct {
+	Absent bool    // the key must have no current version
+	Base   Version // the current version must be this one
+}
+
+// Upload names bytes on their way into one file.
+type Upload string
+
+// Piece is one run of bytes of a file to publish; exactly one of Part > 0, Base, Hole.
+type Piece struct {
+	Part int
+	Base bool
+	Hole bool
+	Off  int64 // inside the part or the base version
+	Len  int64
+}
+
+// File is the new content of a key: the pieces in order, or Data when it is small (Pieces nil).
+type File struct {
+	Key    string
+	Upload Upload
+	Pieces []Piece
+	Data   []byte
+	Attr   Attr
+	Cond   Cond
+	Inode  uint64 // of the stage row
+}
+
+// Objects is a bucket as the tree sees it. Three implementations pass package treetest: the object path in the same
+// process, an HTTP client of any gateway (package remote), and the model. Keys are whole object keys inside the bucket
+// (or below the mounted prefix). Every write is applied exactly once, and is durable when it returns nil. Errors are
+// the sentinels of this package, context errors, or wrap ErrIO.
+type Objects interface {
+	// Stat returns the current version of key, ErrNotExist when there is none.
+	Stat(ctx context.Context, key string) (Info, error)
+	// List returns one page of up to max entries and prefixes after the given name, in byte order.
+	List(ctx context.Context, prefix, after string, max int) (Listing, error)
+	// Exists tells whether any key starts with prefix (a directory without a marker).
+	Exists(ctx context.Context, prefix string) (bool, error)
+	// Open opens one version for reading; it stays readable until Close, even when it is replaced or deleted meanwhile.
+	Open(ctx context.Context, key string, version Version) (Reader, error)
+
+	// Begin starts bytes for a file; Part stores part n of it (1..10,000, any size, any order, in parallel, again
+	// replaces); Abort gives them back.
+	Begin(ctx context.Context, key string) (Upload, error)
+	Part(ctx context.Context, key string, up Upload, n int, body io.ReadSeeker, size int64) error
+	Abort(ctx context.Context, key string, up Upload) error
+	// Stage makes f durable without publishing it (fsync): after it returns, the content survives the death of
+	// everything, and is published when this mount's session ends without a Publish or a Discard.
+	Stage(ctx context.Context, f File) error
+	// Discard forgets the stage of an inode.
+	Discard(ctx context.Context, key string, inode uint64) error
+	// Publish makes f the current version of its key and forgets the stage of its inode. The upload stays usable for
+	// pieces of later publishes of the same open file until Abort.
+	Publish(ctx context.Context, f File) (Info, error)
+
+	// SetAttr changes attributes of the current version in place, if it is still version; else ErrConflict.
+	SetAttr(ctx context.Context, key string, version Version, attr Attr) (Info, error)
+	// Rename moves one key: ErrNotExist, or ErrExists with noReplace. The moved object keeps content and attributes.
+	Rename(ctx context.Context, from, to string, noReplace bool) (Info, error)
+	// RenamePrefix moves every key below from (which ends with "/") to the same name below to: all of them or, after a
+	// crash, the rest of them later; no key is ever under both names or neither. ErrDirNotEmpty when to holds keys
+	// other than its marker.
+	RenamePrefix(ctx context.Context, from, to string) error
+	// Remove deletes the current version of key; with empty, only if no other key starts with it (rmdir), else
+	// ErrDirNotEmpty.
+	Remove(ctx context.Context, key string, empty bool) error
+	// Space is what df shows, in bytes.
+	Space(ctx context.Context) (Space, error)
+}
+
+// Reader reads one version.
+type Reader interface {
+	io.ReaderAt
+	io.Closer
+	Info() Info
+}
+
+// Space is the capacity of the store for new data, redundancy already taken off.
+type Space struct {
+	Total, Free int64
+	Objects     int64
+}

@@ -1,0 +1,105 @@
+// Package multipart is the object path: it puts bytes (package chunkstore) and names (package metadata) together.
+// A plain PUT is an upload of one part, a copy is parts by reference, a file write-back is parts too: one code path.
+//
+// Bytes before names on the way in, names before bytes on the way out: a crash leaves either shards that no version
+// names, or an object that exists.
+package multipart
+
+import (
+	"io"
+	"time"
+
+	"github.com/holdfast/holdfast/metadata"
+)
+
+// Limits of S3, in bytes where they are sizes.
+const (
+	MaxKey        = 1024
+	MaxObject     = 5 << 40
+	MaxPart       = 5 << 30
+	MinPart       = 5 << 20
+	MaxParts      = 10_000
+	MaxUserMeta   = 2 << 10
+	DefaultInline = 16 << 10 // bodies up to this stand inline in the metadata record
+)
+
+// Meta is what a client says of an object beside its bytes; it goes into the version as it is.
+type Meta struct {
+	Headers  map[string]string // see metadata.Version.Headers
+	User     map[string]string // see metadata.Version.Meta
+	Tags     map[string]string
+	Attr     *metadata.Attr
+	Modified time.Time // zero: now
+	Owner    string
+}
+
+// Body is an incoming stream. Reader must return io.EOF only after everything that its face promised to verify
+// (length, signatures, digests) was verified; any other error makes the whole write invisible.
+type Body struct {
+	Reader io.Reader
+	Size   int64 // -1 when unknown
+	// Seal is called once after Reader returned io.EOF and before the commit, with the MD5 of the body. It returns the
+	// checksums to store, or an error that makes the write invisible (a digest that does not match). May be nil.
+	Seal func(md5 [16]byte) (checksums map[string]string, err error)
+}
+
+// Put is a whole object.
+type Put struct {
+	Bucket metadata.BucketID
+	Key    string
+	Meta   Meta
+	Body   Body
+	If     metadata.If
+	Op     metadata.Op
+}
+
+// Source is a span of an existing version, for copies by reference.
+type Source struct {
+	Bucket  metadata.BucketID
+	Key     string
+	Version *metadata.VersionID // nil: the current one
+	Null    bool
+	Span    *Span // nil: all of it
+	// Check sees the source version before anything is done with it (x-amz-copy-source-if-*). May be nil.
+	Check func(metadata.Version) error
+}
+
+// Copy makes an object from an existing version without moving a byte.
+type Copy struct {
+	Source Source
+	Bucket metadata.BucketID
+	Key    string
+	// ReplaceMeta and ReplaceTags take Meta's; otherwise the source's are kept.
+	ReplaceMeta, ReplaceTags bool
+	Meta                     Meta
+	If                       metadata.If
+	Op                       metadata.Op
+}
+
+// Span is a byte range of an object. Len < 0 means to the end.
+type Span struct {
+	Off, Len int64
+}
+
+// Piece is one run of bytes of a composed file, for the mount: either a span of the base version or the whole of a
+// part that was uploaded before. Pieces follow each other without gaps; a Hole reads as zeros.
+type Piece struct {
+	Part int   // > 0: the span Off..Off+Len of that part of the upload
+	Base bool  // the span of the base version
+	Hole bool  // zeros
+	Off  int64 // inside the part or the base version
+	Len  int64
+}
+
+// Compose publishes a file: the pieces in order are its bytes. With a base in an unversioned bucket, what is not kept
+// of it is freed in the same commit. ETag is md5(piece etags)-N.
+type Compose struct {
+	Bucket metadata.BucketID
+	Key    string
+	Upload metadata.UploadID // zero when no piece is a part
+	Pieces []Piece
+	Meta   Meta
+	// If.Base is the base version that pieces with Base refer to.
+	If metadata.If
+	Op metadata.Op
+}
