@@ -249,6 +249,28 @@ type VersionsPage struct {
 	Truncated   bool
 }
 
+// ListUploads asks for one page of the uploads under way, by key, the oldest first within a key. Internal uploads are
+// not listed.
+type ListUploads struct {
+	Bucket    BucketID
+	Prefix    string
+	Delimiter string
+	AfterKey  string
+	// AfterUpload, when not zero: start behind this upload of AfterKey; else behind all uploads of AfterKey. A common
+	// prefix in AfterKey skips all keys below it.
+	AfterUpload UploadID
+	Max         int // 0: an empty page
+}
+
+// UploadsPage is one page of ListUploads.
+type UploadsPage struct {
+	Uploads    []Upload
+	Prefixes   []string
+	NextKey    string   // AfterKey of the next page
+	NextUpload UploadID // AfterUpload of the next page; zero behind a common prefix
+	Truncated  bool
+}
+
 // Complete turns an upload into the current version of its key: one commit that names the part rows, moves no byte
 // and no row.
 type Complete struct {

@@ -6,6 +6,7 @@
 package multipart
 
 import (
+	"context"
 	"io"
 	"time"
 
@@ -50,6 +51,65 @@ type Put struct {
 	Meta   Meta
 	Body   Body
 	If     metadata.If
+	Op     metadata.Op
+}
+
+// At says which version of a key is meant; the zero At is the current one. It is the one way all faces name versions.
+type At struct {
+	Version *metadata.VersionID // that version; ErrNoSuchVersion when there is none
+	Null    bool                // the version S3 calls "null"; then Version is nil
+}
+
+// Object is one version that was opened for reading. It stays readable until Close, even when it is replaced or
+// deleted meanwhile. Opening reads no byte, so HEAD opens too. All methods may be called concurrently, except Close.
+//
+// Store.Open never gives a delete marker: with the zero At it fails with an error that wraps both ErrNoSuchKey and
+// ErrDeleteMarker, with a version that is a marker it fails with ErrDeleteMarker alone.
+type Object interface {
+	// Version is the whole record, with Latest set; Inline, Manifest and Parts are not for the caller.
+	Version() metadata.Version
+	// Read streams a span, which must lie inside the object (Len < 0: to the end). An error of the bytes comes from
+	// the reader, never as an early io.EOF. Closing the reader early stops the reading ahead.
+	Read(ctx context.Context, span Span) io.ReadCloser
+	// PartSpan returns the span of part n, 1-based by position in the object, and the number of parts. An object
+	// that was not uploaded in parts has one, and count 0. ErrInvalidPart when there is no such part.
+	PartSpan(ctx context.Context, n int) (span Span, count int, err error)
+	// Parts lists up to max parts with positions above after, Number being the position. It is empty for an object
+	// that was not uploaded in parts.
+	Parts(ctx context.Context, after, max int) ([]metadata.Part, error)
+	// Close ends the hold on the version. Readers still open fail afterwards.
+	Close() error
+}
+
+// CreateUpload starts an upload of parts.
+type CreateUpload struct {
+	Bucket metadata.BucketID
+	Key    string
+	Meta   Meta
+	// ChecksumAlgorithm and ChecksumType are what the client declared ("CRC32", "COMPOSITE"), "" when it did not.
+	ChecksumAlgorithm string
+	ChecksumType      string
+	// Internal uploads belong to a mount: parts may have any size and the upload is not listed.
+	Internal bool
+}
+
+// PutPart is one part of an upload; the same number again replaces it.
+type PutPart struct {
+	Bucket metadata.BucketID
+	Key    string
+	Upload metadata.UploadID
+	Number int // 1..MaxParts
+	Body   Body
+	Op     metadata.Op
+}
+
+// CopyPart is a part made from a span of an existing version, by reference.
+type CopyPart struct {
+	Bucket metadata.BucketID
+	Key    string
+	Upload metadata.UploadID
+	Number int // 1..MaxParts
+	Source Source
 	Op     metadata.Op
 }
 
