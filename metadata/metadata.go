@@ -155,6 +155,33 @@ type Part struct {
 	Manifest  []byte // opaque
 	Inline    []byte
 	Shared    bool // made by reference
+	// Adopted says that a published version has taken over the chunks of Manifest, all but those that Rest names (a
+	// manifest, opaque; empty: none). The part stays readable as it was, but replacing or aborting it frees Rest only.
+	Adopted bool
+	Rest    []byte
+}
+
+// Adopt makes a part of an upload under way Adopted, or changes the Rest of one that is.
+type Adopt struct {
+	Number int
+	Rest   []byte
+}
+
+// StageKey names a stage row: what one open file of one session made durable without publishing it.
+type StageKey struct {
+	Session uint64
+	Inode   uint64
+}
+
+// Stage is a stage row. Put is what publishing it will commit. A stage whose Put.Keeps is set holds its base: the freed
+// row of If.Base is not returned by Freed while the stage lives, and if the stage is published beside a newer version,
+// that row becomes Shared.
+type Stage struct {
+	StageKey
+	Put Put
+	// Own is a manifest (opaque) of the chunks that only this stage names. They are freed when the stage is discarded or
+	// replaced, or when another Put drops it; they go to the version when the stage itself is published.
+	Own []byte
 }
 
 // If holds the conditions of a write. The zero If asks nothing.
@@ -178,6 +205,12 @@ type Put struct {
 	// in an unversioned bucket exactly that is freed, in a versioned one both versions become Shared.
 	Keeps   bool
 	Dropped []byte
+	// AdoptsOf is the upload (of the same key) whose parts Adopts names. In the same commit each of them becomes Adopted
+	// with its new Rest; nothing is freed by it. A part that is not there any more fails the Put with ErrInvalidPart.
+	AdoptsOf UploadID
+	Adopts   []Adopt
+	// Unstage, when its Inode is not zero, drops that stage row in the same commit and frees its Own.
+	Unstage StageKey
 }
 
 // Delete removes the current version (or writes a delete marker, by the bucket's versioning), or one version.
