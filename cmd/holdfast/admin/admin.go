@@ -1,0 +1,180 @@
+// Package admin is the operator API: what a peer answers under /-/admin/ and the client that asks. Every answer is
+// JSON, every request is signed with SigV4 by the root access key, and all of it is read-only.
+//
+//	GET /-/admin/status              Status
+//	GET /-/admin/drives              []Drive
+//	GET /-/admin/volumes             []Volume
+//	GET /-/admin/fsck[?deep=true]    a stream of FsckEvent, one JSON object a line, the last one with Report set
+package admin
+
+import "time"
+
+// Prefix is where the API lives on the S3 listener. No bucket name can begin with a hyphen.
+const Prefix = "/-/admin/"
+
+// Status is the whole state of a peer as an operator asks for it. Ready false means that S3 requests are refused
+// now, and Reasons says why; the other fields then hold what is known without the catalog.
+type Status struct {
+	Ready    bool          `json:"ready"`
+	Reasons  []string      `json:"reasons,omitempty"`
+	Version  string        `json:"version"`
+	Cluster  string        `json:"cluster"`
+	Peer     string        `json:"peer"`
+	Name     string        `json:"name"`
+	Endpoint string        `json:"endpoint"`
+	Uptime   time.Duration `json:"uptime_ns"`
+
+	DrivesUp   int      `json:"drives_up"`
+	Drives     []Drive  `json:"drives"`
+	Losses     Losses   `json:"losses_tolerated"`
+	Protection Shortage `json:"under_protected"`
+	Work       []Work   `json:"work"`
+	Content    Content  `json:"content"`
+	Waiting    Waiting  `json:"waiting"`
+	Memory     Memory   `json:"memory"`
+}
+
+// Whole tells that everything is as it should be: the peer serves, every drive is up, nothing is under-protected.
+func (s *Status) Whole() bool {
+	return s.Ready && s.DrivesUp == len(s.Drives) && s.Protection.Chunks == 0 && s.Protection.Volumes == 0
+}
+
+// Drive is one drive directory. State is "up", "full", "down", "missing", "blank", "foreign" or "damaged"; Reason is
+// a sentence when it is not up.
+type Drive struct {
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	Path    string `json:"path"`
+	State   string `json:"state"`
+	Reason  string `json:"reason,omitempty"`
+	Device  uint64 `json:"device"`
+	Total   int64  `json:"total_bytes"`
+	Free    int64  `json:"free_bytes"`
+	Shards  int64  `json:"shards"`
+	Bytes   int64  `json:"bytes"`
+	Damaged int64  `json:"damaged_records"`
+}
+
+// Losses says how many more losses everything survives, right now.
+type Losses struct {
+	Bytes Tolerance `json:"bytes"`
+	Names Tolerance `json:"names"`
+	Root  Tolerance `json:"root"`
+}
+
+// Tolerance counts losses of drives (directories) and of devices (what the directories lie on). Negative: something
+// cannot be read now.
+type Tolerance struct {
+	Drives  int `json:"drives"`
+	Devices int `json:"devices"`
+}
+
+// Shortage counts what is protected less than it should be. Both reach 0 when repair is done.
+type Shortage struct {
+	// Chunks is the exact number of chunks with shards missing.
+	Chunks int64 `json:"chunks"`
+	// Volumes is the number of volumes with shards away from their home drives.
+	Volumes int64 `json:"volumes"`
+}
+
+// Work is one background worker.
+type Work struct {
+	Name  string `json:"name"`
+	State string `json:"state"`
+	Error string `json:"error,omitempty"`
+}
+
+// Content counts what is stored. Factor is bytes on drives for each byte of data, 0 when there is none.
+type Content struct {
+	Buckets      int64   `json:"buckets"`
+	Objects      int64   `json:"objects"`
+	Bytes        int64   `json:"bytes"`
+	Versions     int64   `json:"noncurrent_versions"`
+	VersionBytes int64   `json:"noncurrent_bytes"`
+	Uploads      int64   `json:"uploads"`
+	PartBytes    int64   `json:"part_bytes"`
+	Stored       int64   `json:"stored_bytes"`
+	Factor       float64 `json:"storage_factor"`
+}
+
+// Waiting counts what is not finished.
+type Waiting struct {
+	// Freed is the number of rows of freed chunks that wait for their time (or for a drive) to be deleted.
+	Freed int64 `json:"freed_rows"`
+	// Sweep is the number of freed rows whose chunks are shared with other versions: sweep decides on them.
+	Sweep int64 `json:"shared_rows"`
+	// Staged is the number of files that a mount made durable and has not published.
+	Staged int64 `json:"staged_files"`
+}
+
+// Memory is the budget of row buffers in bytes, and the process' resident set.
+type Memory struct {
+	Budget   int64 `json:"budget_bytes"`
+	InUse    int64 `json:"in_use_bytes"`
+	Resident int64 `json:"resident_bytes"`
+}
+
+// Volume is one volume row.
+type Volume struct {
+	ID    uint64   `json:"id"`
+	Group uint32   `json:"group"`
+	Epoch uint64   `json:"epoch"`
+	State string   `json:"state"`
+	Slots []string `json:"slots"` // drive names (or ids of drives that are not here), by shard
+	Away  int      `json:"away"`  // shards that are not on their home drive
+}
+
+// FsckEvent is one line of the answer of fsck. Exactly one field is set.
+type FsckEvent struct {
+	Progress *FsckProgress `json:"progress,omitempty"`
+	Problem  *FsckProblem  `json:"problem,omitempty"`
+	Report   *FsckReport   `json:"report,omitempty"`
+	Error    string        `json:"error,omitempty"`
+}
+
+// FsckProgress is said about once a second.
+type FsckProgress struct {
+	Versions int64 `json:"versions"`
+	Chunks   int64 `json:"chunks"`
+	Bytes    int64 `json:"bytes"`
+}
+
+// FsckProblem is one thing that is wrong. Kind is "lost" (bytes cannot be read), "missing" (shards are not on their
+// drives), "damaged" (shards fail their digest) or "manifest" (a record that cannot be read).
+type FsckProblem struct {
+	Kind    string `json:"kind"`
+	Bucket  string `json:"bucket,omitempty"`
+	Key     string `json:"key,omitempty"`
+	Version string `json:"version,omitempty"`
+	Chunk   string `json:"chunk,omitempty"`
+	Detail  string `json:"detail"`
+}
+
+// FsckReport is what a whole check found.
+type FsckReport struct {
+	Deep     bool          `json:"deep"`
+	Took     time.Duration `json:"took_ns"`
+	Versions int64         `json:"versions"`
+	Parts    int64         `json:"parts"`
+	Chunks   int64         `json:"chunks"`
+	Bytes    int64         `json:"bytes"`
+	Shards   int64         `json:"shards"`
+	// Lost chunks cannot be rebuilt from what is here now; Degraded ones can, with shards missing or damaged.
+	Lost     int64 `json:"lost_chunks"`
+	Degraded int64 `json:"degraded_chunks"`
+	// Unreadable records name bytes in a way that could not be read.
+	Unreadable int64 `json:"unreadable_records"`
+	// Orphans are shards on drives that no name and no freed row mentions: left by a crash, for sweep.
+	Orphans     int64 `json:"orphan_shards"`
+	OrphanBytes int64 `json:"orphan_bytes"`
+	Freed       int64 `json:"freed_rows"`
+	Shared      int64 `json:"shared_rows"`
+	Staged      int64 `json:"staged_files"`
+	// DrivesDown are drives that could not be asked, so that their shards count as missing.
+	DrivesDown int `json:"drives_down"`
+}
+
+// Sound tells that every byte can be read and is as protected as it should be.
+func (r *FsckReport) Sound() bool {
+	return r.Lost == 0 && r.Degraded == 0 && r.Unreadable == 0 && r.DrivesDown == 0
+}
