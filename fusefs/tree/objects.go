@@ -75,7 +75,9 @@ type File struct {
 type Objects interface {
 	// Stat returns the current version of key, ErrNotExist when there is none.
 	Stat(ctx context.Context, key string) (Info, error)
-	// List returns one page of up to max entries and prefixes after the given name, in byte order.
+	// List returns one page of up to max entries and prefixes below prefix, in byte order. After and Listing.Next are
+	// whole keys (or whole prefixes, with their "/"): the page starts behind that name. The marker of the listed
+	// directory itself (the key equal to prefix) is an entry like any other.
 	List(ctx context.Context, prefix, after string, max int) (Listing, error)
 	// Exists tells whether any key starts with prefix (a directory without a marker).
 	Exists(ctx context.Context, prefix string) (bool, error)
@@ -83,10 +85,14 @@ type Objects interface {
 	Open(ctx context.Context, key string, version Version) (Reader, error)
 
 	// Begin starts bytes for a file; Part stores part n of it (1..10,000, any size, any order, in parallel, again
-	// replaces); Abort gives them back.
+	// replaces); Abort gives back what no version and no stage uses. Begin, Part, ReadPart and Abort take the key the
+	// upload was begun with; Stage and Publish may name another one, because a file can be renamed while it is open.
 	Begin(ctx context.Context, key string) (Upload, error)
 	Part(ctx context.Context, key string, up Upload, n int, body io.ReadSeeker, size int64) error
 	Abort(ctx context.Context, key string, up Upload) error
+	// ReadPart reads bytes of a stored part before it is published, for a program that reads back what it writes. It
+	// fills p or returns io.EOF with what there is.
+	ReadPart(ctx context.Context, key string, up Upload, n int, p []byte, off int64) (int, error)
 	// Stage makes f durable without publishing it (fsync): after it returns, the content survives the death of
 	// everything, and is published when this mount's session ends without a Publish or a Discard.
 	Stage(ctx context.Context, f File) error
