@@ -129,3 +129,16 @@ type Space struct {
 	Total, Free int64
 	Objects     int64
 }
+
+// Found is what one name in a directory may stand for: an object, a directory, both or neither.
+type Found struct {
+	File   *Info // the object with exactly this key
+	Dir    bool  // keys start with key + "/"
+	Marker *Info // the object key + "/", when there is one
+}
+
+// Looker is implemented by Objects that answer a whole path lookup in one round trip; the tree asks the others three
+// questions at once.
+type Looker interface {
+	Look(ctx context.Context, key string) (Found, error)
+}
