@@ -140,7 +140,9 @@ func TestDependenciesEnterThroughOneDoor(t *testing.T) {
 		}
 		for _, name := range f.imports() {
 			for prefix, doors := range doors {
-				through := func(door string) bool { return f.dir == door || door == "cmd/holdfast" && strings.HasPrefix(f.dir, door+"/") }
+				through := func(door string) bool {
+					return f.dir == door || door == "cmd/holdfast" && strings.HasPrefix(f.dir, door+"/")
+				}
 				if strings.HasPrefix(name, prefix) && !slices.ContainsFunc(doors, through) {
 					t.Errorf("%s imports %s, which enters only through %v", f.path, name, doors)
 				}
