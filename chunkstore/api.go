@@ -1,0 +1,74 @@
+package chunkstore
+
+import "github.com/holdfast/holdfast/cluster"
+
+// WriteOptions tells Write about a body.
+type WriteOptions struct {
+	// Size is the number of bytes that the body must have, -1 when unknown.
+	Size int64
+	// Owner says for whom the chunks are written; a diagnostic in every shard's header.
+	Owner [16]byte
+	// Tee, when not nil, sees all bytes of the body in order, in one goroutine of its own, while they are coded. It
+	// must not keep or change p. It has seen everything when Write returns nil, and is not running when Write returns.
+	Tee func(p []byte)
+}
+
+// Written is a stored body: its chunks in order, and an intent for each chunk that has shards still missing.
+type Written struct {
+	Size    int64
+	Chunks  []Chunk
+	Intents []Intent
+}
+
+// CheckResult tells of each shard of a chunk how it is, as masks (bit i: shard i). The masks are disjoint and cover
+// all shards.
+type CheckResult struct {
+	Good        uint16
+	Missing     uint16 // the drive is up and holds no such shard
+	Damaged     uint16
+	Unreachable uint16 // the drive is missing, down, or did not answer
+	// Losses is how many more drives may be lost before the chunk is; negative when it cannot be read now.
+	Losses int
+}
+
+// Health tells how well everything that is stored is protected at this moment.
+type Health struct {
+	Drives       []DriveHealth
+	Up           int // drives that take part
+	Volumes      int
+	Open         int
+	UnderVolumes int // volumes with shards on a drive that is down, or away from their home drives
+	// Intents is the number of chunks recorded as having shards missing.
+	Intents int
+	// DriveLosses and DeviceLosses say how many more drives (devices) may be lost before the first chunk is; negative
+	// when some chunk cannot be read now. Where nothing is stored they tell what a write would get.
+	DriveLosses  int
+	DeviceLosses int
+	MemoryTotal  int64 // bytes of row buffers
+	MemoryUsed   int64
+}
+
+// DriveHealth is a drive's own status and what the Store sees of it.
+type DriveHealth struct {
+	DriveStatus
+	// Suspect says that calls on the drive hang or fail, so that reads and writes go around it.
+	Suspect bool
+}
+
+// Stats are counters since the Store was made.
+type Stats struct {
+	Rows         int64 // rows encoded
+	BytesWritten int64 // data bytes acknowledged
+	BytesRead    int64 // data bytes given to readers
+	Chunks       int64 // chunks acknowledged
+	ShardBytes   int64 // payload bytes read from drives
+	Rebuilt      int64 // spans rebuilt from other shards
+	Around       int64 // reads that went around a slow drive
+	Retried      int64 // chunks sent again under a new id
+	Short        int64 // chunks acknowledged with shards missing
+	Intents      int64 // intents recorded for damage found by reads
+	Refused      int64 // requests that ended with ErrSlowDown
+}
+
+// DriveIDs is a set of drives by slot.
+type DriveIDs = [Shards]cluster.DriveID

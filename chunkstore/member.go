@@ -1,0 +1,137 @@
+package chunkstore
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/holdfast/holdfast/cluster/placement"
+)
+
+// The rules by which a drive is gone around although it says that it is up.
+const (
+	// maxHung is the number of puts that may hang on a drive before writes avoid it.
+	maxHung = 2
+	// hungFor is how long one put may hang before writes avoid its drive.
+	hungFor = 2 * time.Second
+	// avoidFor is how long a drive is avoided after it failed an operation or was slow: long enough that the waiting
+	// is a small part of the time, short enough that a drive which recovered is used again soon.
+	avoidFor = 5 * time.Second
+)
+
+// member is a registered drive and what was seen of it. It starts anew when the drive is added again.
+type member struct {
+	drive Drive
+
+	mu        sync.Mutex
+	hungPuts  int       // puts that their writes went on without and that have not returned
+	hungSince time.Time // when hungPuts last rose from zero
+	hungReads int
+	noPuts    time.Time // writes avoid the drive until then
+	noReads   time.Time // reads avoid the drive until then
+	// rows counts row buffers that puts under way on this drive may still read.
+	rows int
+	room chan struct{} // closed and replaced when rows falls
+}
+
+func newMember(drive Drive) *member {
+	return &member{drive: drive, room: make(chan struct{})}
+}
+
+// writable says whether new chunks may have shards here.
+func (m *member) writable(now time.Time) bool {
+	m.mu.Lock()
+	suspect := m.putSuspect(now)
+	m.mu.Unlock()
+	if suspect {
+		return false
+	}
+	status := m.drive.Status()
+	return status.Down == nil && !status.Full
+}
+
+func (m *member) putSuspect(now time.Time) bool {
+	return m.hungPuts >= maxHung || m.hungPuts > 0 && now.Sub(m.hungSince) > hungFor || now.Before(m.noPuts)
+}
+
+// readable says whether reads should ask this drive before they have tried the others.
+func (m *member) readable(now time.Time) bool {
+	m.mu.Lock()
+	suspect := m.hungReads > 0 || now.Before(m.noReads)
+	m.mu.Unlock()
+	return !suspect && m.drive.Status().Down == nil
+}
+
+func (m *member) suspect(now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.putSuspect(now) || m.hungReads > 0 || now.Before(m.noReads)
+}
+
+func (m *member) hangPut(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.hungPuts == 0 {
+		m.hungSince = now
+	}
+	m.hungPuts++
+}
+
+func (m *member) returnPut() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hungPuts--
+}
+
+func (m *member) failPut(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.noPuts = now.Add(avoidFor)
+}
+
+func (m *member) hangRead(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hungReads++
+	m.noReads = now.Add(avoidFor)
+}
+
+func (m *member) returnRead() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hungReads--
+}
+
+// admit waits until puts under way on this drive hold less than limit rows, then charges rows to it. So a drive that
+// hangs can pin only a part of the budget. False: ctx ended first.
+func (m *member) admit(ctx context.Context, rows, limit int) bool {
+	for {
+		m.mu.Lock()
+		if m.rows == 0 || m.rows+rows <= limit {
+			m.rows += rows
+			m.mu.Unlock()
+			return true
+		}
+		room := m.room
+		m.mu.Unlock()
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func (m *member) leave(rows int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.rows -= rows
+	close(m.room)
+	m.room = make(chan struct{})
+}
+
+// place describes the drive to package placement.
+func (m *member) place() placement.Drive {
+	status := m.drive.Status()
+	return placement.Drive{ID: m.drive.ID(), Device: status.Device}
+}

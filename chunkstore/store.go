@@ -1,0 +1,176 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast/holdfast/chunkstore/erasure"
+)
+
+// The defaults of Config.
+const (
+	// DefaultVolumeSize is the length that a volume's chunk files grow to: small enough to copy in seconds, large
+	// enough that a drive of 20 TB has 20,000 files.
+	DefaultVolumeSize = 1 << 30
+	// DefaultReadDeadline is how long a read waits for a drive: several seeks of a loaded disk, and still a pause
+	// that nobody takes for a hang.
+	DefaultReadDeadline = 500 * time.Millisecond
+	// MinMemory is the least memory that a Store runs with: 32 rows, enough for a write, a read and a repair at once.
+	MinMemory = 32 * rowSize
+
+	maxDefaultMemory = 1 << 30
+	closeWait        = 10 * time.Second // how long Close waits for drives that hang
+)
+
+// ErrClosed says that the Store was closed.
+var ErrClosed = errors.New("chunk store is closed")
+
+// Config is what a Store is made from.
+type Config struct {
+	Volumes Volumes
+	Drives  *Drives
+	// Memory is the budget of row buffers in bytes, at least MinMemory; all reads, writes and repairs share it. Zero
+	// means a quarter of the machine's memory, at most 1 GiB.
+	Memory int64
+	// PutDeadline is how long a write waits for its slowest drives once enough shards are durable. Zero means three
+	// times the 95th percentile of recent writes, at least 250 ms and at most 2 s.
+	PutDeadline time.Duration
+	// ReadDeadline is how long a read waits for a drive before it goes around it. Zero means DefaultReadDeadline.
+	ReadDeadline time.Duration
+	// VolumeSize is the size in bytes of a chunk file at which its volume is sealed. Zero means DefaultVolumeSize.
+	VolumeSize int64
+	Log        *slog.Logger     // nil: slog.Default()
+	Now        func() time.Time // nil: time.Now
+}
+
+// Store keeps chunks on the drives of a registry. All methods may be called concurrently.
+//
+// Lock order: volumeSet.mu, Drives.mu, member.mu, budget.mu; no I/O under any of them.
+type Store struct {
+	config  Config
+	codec   *erasure.Codec
+	budget  *budget
+	volumes *volumeSet
+	ids     chunkIDs
+	latency latency
+	stats   counters
+	damage  *damageLog
+
+	// life ends when Close is called; calls on drives live by it and not by the request that caused them, so that a
+	// client that goes away leaves no drive in the middle of something.
+	life   context.Context
+	cancel context.CancelFunc
+
+	mu     sync.Mutex // guards closed against wait.Add
+	closed bool
+	wait   sync.WaitGroup
+	active atomic.Int64 // goroutines of calls on drives
+}
+
+// NewStore returns a Store over the drives of config.Drives. It reads nothing before it is used.
+func NewStore(config Config) (*Store, error) {
+	if config.Volumes == nil || config.Drives == nil {
+		return nil, errors.New("chunk store needs volumes and drives")
+	}
+	if config.Memory == 0 {
+		memory, err := defaultMemory()
+		if err != nil {
+			return nil, err
+		}
+		config.Memory = memory
+	}
+	if config.Memory < MinMemory {
+		return nil, fmt.Errorf("memory of %d bytes for row buffers is less than %d", config.Memory, int64(MinMemory))
+	}
+	if config.ReadDeadline == 0 {
+		config.ReadDeadline = DefaultReadDeadline
+	}
+	if config.VolumeSize == 0 {
+		config.VolumeSize = DefaultVolumeSize
+	}
+	if config.Log == nil {
+		config.Log = slog.Default()
+	}
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	codec, err := erasure.New(erasure.Default)
+	if err != nil {
+		return nil, err
+	}
+	budget, err := newBudget(config.Memory)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{config: config, codec: codec, budget: budget}
+	s.life, s.cancel = context.WithCancel(context.Background())
+	s.volumes = newVolumeSet(s)
+	s.damage = newDamageLog(s)
+	s.ids.lease = config.Volumes.LeaseChunkBlock
+	s.spawn(s.volumes.run)
+	s.spawn(s.damage.run)
+	return s, nil
+}
+
+// Close stops the Store and waits for what it has under way on drives. Writes and reads under way fail. A drive that
+// hangs holds Close up for ten seconds; the memory of such calls is then left to them and an error says so.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel()
+	done := make(chan struct{})
+	go func() {
+		s.wait.Wait()
+		close(done)
+	}()
+	timer := time.NewTimer(closeWait)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return s.budget.close()
+	case <-timer.C:
+		return fmt.Errorf("close chunk store: %d calls hang on drives: %w", s.active.Load(), ErrDriveDown)
+	}
+}
+
+// spawn runs f in a goroutine that Close waits for. It returns false, and runs nothing, when the Store is closed.
+func (s *Store) spawn(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.active.Add(1)
+	s.wait.Go(func() {
+		defer s.active.Add(-1)
+		f()
+	})
+	return true
+}
+
+func (s *Store) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+func defaultMemory() (int64, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0, fmt.Errorf("ask for the size of memory: %w", err)
+	}
+	quarter := int64(info.Totalram) * int64(info.Unit) / 4
+	return max(MinMemory, min(quarter, maxDefaultMemory)), nil
+}
