@@ -101,6 +101,8 @@ type Version struct {
 	// Parts is set where the bytes are the part rows of the upload PartsOf, which now belong to this version.
 	Parts   []PartRun
 	PartsOf UploadID
+	// PartsKey is the key to ask Parts with: the key of the upload, which a renamed version keeps.
+	PartsKey string
 	// Shared is set once chunks of this version may be named by another one (copy by reference): only sweep frees them.
 	Shared bool
 }
@@ -205,10 +207,12 @@ type Put struct {
 	// in an unversioned bucket exactly that is freed, in a versioned one both versions become Shared.
 	Keeps   bool
 	Dropped []byte
-	// AdoptsOf is the upload (of the same key) whose parts Adopts names. In the same commit each of them becomes Adopted
-	// with its new Rest; nothing is freed by it. A part that is not there any more fails the Put with ErrInvalidPart.
-	AdoptsOf UploadID
-	Adopts   []Adopt
+	// AdoptsOf is the upload whose parts Adopts names, under AdoptsKey ("": the version's own key; an open file may have
+	// been renamed since its upload began). In the same commit each of them becomes Adopted with its new Rest; nothing
+	// is freed by it. A part that is not there any more fails the Put with ErrInvalidPart.
+	AdoptsOf  UploadID
+	AdoptsKey string
+	Adopts    []Adopt
 	// Unstage, when its Inode is not zero, drops that stage row in the same commit and frees its Own.
 	Unstage StageKey
 }

@@ -52,6 +52,8 @@ type Put struct {
 	Body   Body
 	If     metadata.If
 	Op     metadata.Op
+	// Unstage, when its Inode is not zero, drops that stage row in the same commit (the file was published).
+	Unstage metadata.StageKey
 }
 
 // At says which version of a key is meant; the zero At is the current one. It is the one way all faces name versions.
@@ -157,9 +159,13 @@ type Compose struct {
 	Bucket metadata.BucketID
 	Key    string
 	Upload metadata.UploadID // zero when no piece is a part
-	Pieces []Piece
-	Meta   Meta
+	// UploadKey is the key under which the upload began, "" when it is Key: an open file may have been renamed since.
+	UploadKey string
+	Pieces    []Piece
+	Meta      Meta
 	// If.Base is the base version that pieces with Base refer to.
 	If metadata.If
 	Op metadata.Op
+	// Unstage, when its Inode is not zero, drops that stage row in the same commit (the file was published).
+	Unstage metadata.StageKey
 }
