@@ -1280,7 +1280,8 @@ type Stage struct {
 	Adopts      []*Adopt               `protobuf:"bytes,11,rep,name=adopts,proto3" json:"adopts,omitempty"`
 	Own         []byte                 `protobuf:"bytes,12,opt,name=own,proto3" json:"own,omitempty"`
 	// The lineage of the base, which the stage holds.
-	Lineage       *ID `protobuf:"bytes,13,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	Lineage       *ID    `protobuf:"bytes,13,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	AdoptsKey     string `protobuf:"bytes,14,opt,name=adopts_key,json=adoptsKey,proto3" json:"adopts_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1404,6 +1405,13 @@ func (x *Stage) GetLineage() *ID {
 		return x.Lineage
 	}
 	return nil
+}
+
+func (x *Stage) GetAdoptsKey() string {
+	if x != nil {
+		return x.AdoptsKey
+	}
+	return ""
 }
 
 // Rename is the journal row of a prefix rename that is done in several commands.
@@ -1932,7 +1940,7 @@ const file_record_proto_rawDesc = "" +
 	"part_bytes\x18\b \x01(\x12R\tpartBytes\"3\n" +
 	"\x05Adopt\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
-	"\x04rest\x18\x02 \x01(\fR\x04rest\"\xbf\x03\n" +
+	"\x04rest\x18\x02 \x01(\fR\x04rest\"\xde\x03\n" +
 	"\x05Stage\x12\x16\n" +
 	"\x06bucket\x18\x01 \x01(\x04R\x06bucket\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x122\n" +
@@ -1947,7 +1955,9 @@ const file_record_proto_rawDesc = "" +
 	" \x01(\v2\x19.holdfast.record.UploadIDR\badoptsOf\x12.\n" +
 	"\x06adopts\x18\v \x03(\v2\x16.holdfast.record.AdoptR\x06adopts\x12\x10\n" +
 	"\x03own\x18\f \x01(\fR\x03own\x12-\n" +
-	"\alineage\x18\r \x01(\v2\x13.holdfast.record.IDR\alineage\"u\n" +
+	"\alineage\x18\r \x01(\v2\x13.holdfast.record.IDR\alineage\x12\x1d\n" +
+	"\n" +
+	"adopts_key\x18\x0e \x01(\tR\tadoptsKey\"u\n" +
 	"\x06Rename\x12\x16\n" +
 	"\x06bucket\x18\x01 \x01(\x04R\x06bucket\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
