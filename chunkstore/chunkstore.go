@@ -147,6 +147,25 @@ func (h *Header) Verify(want Chunk) error {
 	return nil
 }
 
+// VerifyPayload checks payload bytes of this shard, read from off, against the leaf digests. off stands on the
+// boundary of a leaf and p ends on one (or at the end of the shard); else, and when a leaf differs, it is ErrDamaged.
+func (h *Header) VerifyPayload(off int64, p []byte) error {
+	perCell := int64(h.Layout.Leaves()) / h.Layout.Rows
+	for len(p) > 0 {
+		row, at := off/h.Layout.Cell, off%h.Layout.Cell
+		leaf := row*perCell + at/h.Layout.Leaf
+		length := min(h.Layout.Leaf, h.Layout.Cell-at)
+		if at%h.Layout.Leaf != 0 || int64(len(p)) < length || leaf >= int64(len(h.Leaves)) {
+			return fmt.Errorf("%v: bytes at %d do not stand on leaves: %w", h.Key, off, ErrDamaged)
+		}
+		if sha256.Sum256(p[:length]) != h.Leaves[leaf] {
+			return fmt.Errorf("%v: leaf %d differs from its digest: %w", h.Key, leaf, ErrDamaged)
+		}
+		p, off = p[length:], off+length
+	}
+	return nil
+}
+
 // Drive is one drive: a directory of this peer, a drive of another peer, or the memory model. Package
 // chunkstore/drivetest holds the contract as tests, which every implementation passes.
 //
