@@ -1,0 +1,125 @@
+package hashkern
+
+import (
+	"bytes"
+	"crypto/md5"
+	"crypto/sha256"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+)
+
+func noise(seed uint64, n int) []byte {
+	p := make([]byte, n)
+	source := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)})
+	if _, err := source.Read(p); err != nil {
+		panic(err)
+	}
+	return p
+}
+
+func TestSum256EqualsTheStandardLibraryForEveryLength(t *testing.T) {
+	for n := range 1026 {
+		leaves := [][]byte{noise(1, n), noise(2, n), noise(3, n)}
+		sums := make([]Digest, 3)
+		Sum256(leaves, sums)
+		for i, leaf := range leaves {
+			if sums[i] != sha256.Sum256(leaf) {
+				t.Fatalf("leaf %d of %d bytes differs", i, n)
+			}
+		}
+	}
+}
+
+func TestMD5EqualsTheStandardLibraryForEverySplit(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for round := range 2000 {
+		message := noise(uint64(round), random.IntN(5000))
+		var m MD5
+		for rest := message; len(rest) > 0; {
+			n := 1 + random.IntN(len(rest))
+			leaves := make([][]byte, random.IntN(6))
+			for i := range leaves {
+				leaves[i] = noise(uint64(i), []int{0, 1, 64, 100, 1000, 16 << 10}[random.IntN(6)])
+			}
+			sums := make([]Digest, len(leaves))
+			m.WriteSum256(rest[:n], leaves, sums)
+			for i, leaf := range leaves {
+				if sums[i] != sha256.Sum256(leaf) {
+					t.Fatalf("round %d: leaf %d of %d bytes differs", round, i, len(leaf))
+				}
+			}
+			if half := m.Sum(); half != md5.Sum(message[:len(message)-len(rest)+n]) {
+				t.Fatalf("round %d: running MD5 differs", round)
+			}
+			rest = rest[n:]
+		}
+		if m.Sum() != md5.Sum(message) {
+			t.Fatalf("round %d: MD5 of %d bytes differs", round, len(message))
+		}
+	}
+}
+
+func TestARowStitched(t *testing.T) {
+	const cell, leaf = 64 << 10, 16 << 10
+	row := noise(9, 12*cell)
+	var leaves [][]byte
+	for off := 0; off < len(row); off += leaf {
+		leaves = append(leaves, row[off:off+leaf])
+	}
+	sums := make([]Digest, len(leaves))
+	var m MD5
+	m.WriteSum256(row[:8*cell], leaves, sums)
+	for i := range leaves {
+		if sums[i] != sha256.Sum256(leaves[i]) {
+			t.Fatalf("leaf %d differs", i)
+		}
+	}
+	if m.Sum() != md5.Sum(row[:8*cell]) {
+		t.Fatal("MD5 differs")
+	}
+	if !bytes.Equal(row, noise(9, 12*cell)) {
+		t.Fatal("the row was changed")
+	}
+}
+
+// BenchmarkKernels prints what the machine's standard hashes take beside the kernels.
+func BenchmarkKernels(b *testing.B) {
+	const cell, leaf = 64 << 10, 16 << 10
+	row := noise(9, 12*cell)
+	var leaves [][]byte
+	for off := 0; off < len(row); off += leaf {
+		leaves = append(leaves, row[off:off+leaf])
+	}
+	sums := make([]Digest, len(leaves))
+	for _, run := range []struct {
+		name string
+		size int64
+		work func()
+	}{
+		{"crypto/sha256", 12 * cell, func() {
+			for i := range leaves {
+				sums[i] = sha256.Sum256(leaves[i])
+			}
+		}},
+		{"sum256", 12 * cell, func() { Sum256(leaves, sums) }},
+		{"crypto/md5", 8 * cell, func() { md5.Sum(row[:8*cell]) }},
+		{"put row, standard hashes", 8 * cell, func() {
+			md5.Sum(row[:8*cell])
+			for i := range leaves {
+				sums[i] = sha256.Sum256(leaves[i])
+			}
+		}},
+		{"put row, stitched", 8 * cell, func() {
+			var m MD5
+			m.WriteSum256(row[:8*cell], leaves, sums)
+		}},
+	} {
+		b.Run(fmt.Sprint(run.name), func(b *testing.B) {
+			b.SetBytes(run.size)
+			for b.Loop() {
+				run.work()
+			}
+		})
+	}
+}

@@ -1,0 +1,14 @@
+//go:build !amd64
+
+package hashkern
+
+// Other architectures use the standard library.
+const haveKernel = false
+
+func sha256Pair(*[8]uint32, *byte, *[8]uint32, *byte, int) { panic("hashkern: no kernel") }
+
+func md5Blocks(*[4]uint32, *byte, int) { panic("hashkern: no kernel") }
+
+func stitched(*[4]uint32, *byte, *[8]uint32, *byte, *[8]uint32, *byte, int) {
+	panic("hashkern: no kernel")
+}
