@@ -66,3 +66,8 @@ func Aligned(n int) []byte {
 	}
 	return b[skip : skip+n : skip+n]
 }
+
+// IsAligned tells whether a buffer has the address and the length that direct I/O needs.
+func IsAligned(b []byte) bool {
+	return len(b)%Align == 0 && (len(b) == 0 || uintptr(unsafe.Pointer(unsafe.SliceData(b)))%Align == 0)
+}

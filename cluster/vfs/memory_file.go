@@ -31,7 +31,7 @@ func (f *memoryFile) do(op Op, word string, deed func() error) error {
 func (f *memoryFile) ReadAt(p []byte, off int64) (int, error) {
 	n, end := 0, false
 	err := f.do(OpRead, "read", func() error {
-		if f.direct && (!aligned(p) || off%Align != 0) || off < 0 {
+		if f.direct && (!IsAligned(p) || off%Align != 0) || off < 0 {
 			return syscall.EINVAL
 		}
 		if off < f.n.size {
@@ -56,7 +56,7 @@ func (f *memoryFile) WriteVAt(buffers [][]byte, off int64) (int64, error) {
 	var total, done int64
 	for _, b := range buffers {
 		total += int64(len(b))
-		if f.direct && (!aligned(b) || off%Align != 0) {
+		if f.direct && (!IsAligned(b) || off%Align != 0) {
 			return 0, pathError("write", f.name, syscall.EINVAL)
 		}
 	}

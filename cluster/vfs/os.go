@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -168,16 +167,11 @@ func (f *osFile) explain(err error, buffers [][]byte) error {
 		return err
 	}
 	for _, b := range buffers {
-		if !aligned(b) {
+		if !IsAligned(b) {
 			return err
 		}
 	}
 	return fmt.Errorf("%w: %w", ErrNoDirect, err)
-}
-
-// aligned tells whether a buffer has the address and length that direct I/O needs.
-func aligned(b []byte) bool {
-	return len(b)%Align == 0 && (len(b) == 0 || uintptr(unsafe.Pointer(unsafe.SliceData(b)))%Align == 0)
 }
 
 // advance drops the first n bytes of the buffers. It changes the slice headers it is given.
