@@ -91,6 +91,13 @@ func (b *budget) share() int {
 	return max(2, b.total/max(1, b.users))
 }
 
+// scarce says that less than a quarter of the rows is free, so nobody should read ahead.
+func (b *budget) scarce() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.free) < b.total/4
+}
+
 func (b *budget) used() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()

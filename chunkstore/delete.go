@@ -1,0 +1,115 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/holdfast/holdfast/cluster"
+)
+
+// maxMoves is how often Delete follows a volume whose row changes under it.
+const maxMoves = 4
+
+// Delete deletes chunks for ever on all their drives. left are the chunks that not every slot has confirmed; the
+// caller keeps them and tries again later. err, when not nil, is why the first of them was left.
+//
+// A volume may move while its chunks are deleted, so the row is read again afterwards: a chunk counts as deleted only
+// when all slots of an unchanged row confirmed it.
+func (s *Store) Delete(ctx context.Context, chunks []Chunk) (left []Chunk, err error) {
+	byVolume := make(map[VolumeID][]Chunk)
+	var order []VolumeID
+	for _, c := range chunks {
+		if _, ok := byVolume[c.Volume]; !ok {
+			order = append(order, c.Volume)
+		}
+		byVolume[c.Volume] = append(byVolume[c.Volume], c)
+	}
+	for _, id := range order {
+		if e := s.deleteIn(ctx, id, byVolume[id]); e != nil {
+			left = append(left, byVolume[id]...)
+			if err == nil {
+				err = fmt.Errorf("delete %d chunks of volume %d: %w", len(byVolume[id]), id, e)
+			}
+		}
+	}
+	return left, err
+}
+
+// deleteIn deletes chunks of one volume. It returns nil when every slot has confirmed all of them.
+func (s *Store) deleteIn(ctx context.Context, id VolumeID, chunks []Chunk) error {
+	v, err := s.volumes.row(ctx, id)
+	for range maxMoves {
+		if errors.Is(err, ErrNotFound) {
+			return nil // a volume row is dropped only when the volume holds no chunk
+		}
+		if err != nil {
+			return err
+		}
+		failed := s.deleteOn(ctx, v, chunks)
+		now, e := s.volumes.refresh(ctx, id)
+		if e == nil && now.Epoch == v.Epoch {
+			return failed
+		}
+		v, err = now, e
+	}
+	return fmt.Errorf("its row keeps changing: %w", ErrStaleVolume)
+}
+
+// deleteOn deletes the chunks on all slots of a row, all drives at once.
+func (s *Store) deleteOn(ctx context.Context, v Volume, chunks []Chunk) error {
+	var (
+		wait  sync.WaitGroup
+		mu    sync.Mutex
+		first error
+	)
+	for _, slots := range bySlots(v.Slots, allShards) {
+		wait.Go(func() {
+			if err := s.deleteKeys(ctx, slots, chunks); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				if first == nil {
+					first = err
+				}
+			}
+		})
+	}
+	wait.Wait()
+	return first
+}
+
+func (s *Store) deleteKeys(ctx context.Context, slots driveSlots, chunks []Chunk) error {
+	m := s.config.Drives.member(slots.drive)
+	if m == nil {
+		return fmt.Errorf("drive %v is missing: %w", slots.drive, ErrDriveDown)
+	}
+	if m.suspect(s.config.Now()) {
+		return fmt.Errorf("drive %v does not answer: %w", slots.drive, ErrDriveDown)
+	}
+	keys := make([]ShardKey, 0, len(chunks)*slots.count())
+	for _, c := range chunks {
+		for i := range Shards {
+			if slots.mask>>i&1 != 0 {
+				keys = append(keys, ShardKey{Volume: c.Volume, Chunk: c.ID, Shard: uint8(i)})
+			}
+		}
+	}
+	_, err := call(s, ctx, slowCall, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, m.drive.Delete(ctx, keys)
+	})
+	if err != nil {
+		return fmt.Errorf("drive %v: %w", slots.drive, err)
+	}
+	return nil
+}
+
+// holds says whether a drive is among the slots of a volume.
+func holds(slots DriveIDs, id cluster.DriveID) bool {
+	for _, slot := range slots {
+		if slot == id {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,389 @@
+package chunkstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/bits"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast/holdfast/chunkstore/erasure"
+)
+
+// fetch reads one window of one chunk: the touched leaves of the touched data shards, and where those cannot be had,
+// the same columns of other shards to rebuild them from.
+type fetch struct {
+	store  *Store
+	chunk  Chunk
+	volume Volume
+	geo    geometry
+	window *window
+
+	have  [Shards]piece // verified bytes in the window
+	fault [Shards]error // why a shard cannot be read
+	// around are the shards not asked yet because their drive is suspect.
+	around uint16
+}
+
+var errAround = errors.New("gone around")
+
+// fetch fills a window with a geometry's span. rows are its memory; they belong to the window from then on.
+func (s *Store) fetch(ctx context.Context, c Chunk, geo geometry, w *window) error {
+	v, err := s.volumes.row(ctx, c.Volume)
+	if err != nil {
+		return fmt.Errorf("read chunk %v: %w", c.ID, err)
+	}
+	f := &fetch{store: s, chunk: c, volume: v, geo: geo, window: w}
+	err = f.run(ctx)
+	if err != nil && ctx.Err() == nil && f.moved(ctx) {
+		*f = fetch{store: s, chunk: c, volume: f.volume, geo: geo, window: w}
+		err = f.run(ctx)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("read chunk %v: %w", c.ID, err)
+	}
+	f.report(ctx)
+	return nil
+}
+
+// moved reads the volume row again and tells whether the slots changed.
+func (f *fetch) moved(ctx context.Context) bool {
+	now, err := f.store.volumes.refresh(ctx, f.volume.ID)
+	if err != nil || now.Slots == f.volume.Slots {
+		return false
+	}
+	f.volume = now
+	return true
+}
+
+func (f *fetch) run(ctx context.Context) error {
+	var want []int
+	for i := range dataCells {
+		if !f.geo.need(i).empty() {
+			want = append(want, i)
+		}
+	}
+	if err := f.read(ctx, want, piece{}, f.store.config.ReadDeadline, false); err != nil {
+		return err
+	}
+	lost := f.lost()
+	if lost == 0 {
+		return nil
+	}
+	return f.rebuild(ctx, lost)
+}
+
+// lost returns the needed data shards that are not there.
+func (f *fetch) lost() uint16 {
+	var mask uint16
+	for i := range dataCells {
+		if !f.have[i].holds(f.geo.need(i)) {
+			mask |= 1 << i
+		}
+	}
+	return mask
+}
+
+// rebuild computes the lost shards from eight others, asking for as many more as it takes.
+func (f *fetch) rebuild(ctx context.Context, lost uint16) error {
+	for {
+		columns := f.columns(lost)
+		sources := f.sources(lost, columns)
+		missing := dataCells - bits.OnesCount16(sources)
+		if missing <= 0 {
+			return f.reconstruct(ctx, lost, columns)
+		}
+		ask := f.candidates(lost, columns, missing)
+		wait, last := f.store.config.ReadDeadline, false
+		if len(ask) == 0 {
+			ask, wait, last = f.suspects(), slowCall, true
+		}
+		if len(ask) == 0 {
+			return f.tooFew()
+		}
+		if err := f.read(ctx, ask, columns, wait, last); err != nil {
+			return err
+		}
+		if lost = f.lost(); lost == 0 {
+			return nil
+		}
+	}
+}
+
+// columns are the bytes of every shard that it takes to rebuild the lost ones.
+func (f *fetch) columns(lost uint16) piece {
+	var columns piece
+	for i := range dataCells {
+		if lost>>i&1 != 0 {
+			columns = columns.hull(f.geo.need(i))
+		}
+	}
+	return columns
+}
+
+func (f *fetch) sources(lost uint16, columns piece) uint16 {
+	var mask uint16
+	for i := range Shards {
+		if lost>>i&1 == 0 && f.have[i].holds(columns) && !f.have[i].empty() {
+			mask |= 1 << i
+		}
+	}
+	return mask
+}
+
+// candidates returns up to n shards that were not found wanting, data shards first: some of them were needed anyway.
+func (f *fetch) candidates(lost uint16, columns piece, n int) []int {
+	var ask []int
+	for i := range Shards {
+		if len(ask) < n && lost>>i&1 == 0 && f.fault[i] == nil && !f.have[i].holds(columns) {
+			ask = append(ask, i)
+		}
+	}
+	return ask
+}
+
+// suspects returns the shards that were gone around, the last resort.
+func (f *fetch) suspects() []int {
+	var ask []int
+	for i := range Shards {
+		if f.around>>i&1 != 0 {
+			ask = append(ask, i)
+		}
+	}
+	return ask
+}
+
+func (f *fetch) tooFew() error {
+	readable := 0
+	var first error
+	for i := range Shards {
+		switch {
+		case f.fault[i] == nil:
+			readable++
+		case first == nil:
+			first = fmt.Errorf("shard %d: %v", i, f.fault[i])
+		}
+	}
+	return fmt.Errorf("%d of %d shards of volume %d are readable, %d needed (%v): %w",
+		readable, Shards, f.chunk.Volume, dataCells, first, ErrLost)
+}
+
+// shardRead is one call of Drive.Read. state decides whether its answer or its deadline came first.
+type shardRead struct {
+	shard  int
+	span   piece
+	member *member
+	state  atomic.Int32
+	err    error
+}
+
+const (
+	readRunning int32 = iota
+	readDone
+	readHung // its deadline came first
+	readLeft // the whole fetch ended first
+)
+
+// read asks for the shards at once: for what each is needed for, and for columns. What came is in f.have and what did
+// not is in f.fault afterwards; an error is the end of ctx or of the Store. Unless last is set, drives that are
+// suspect are not asked, and remembered in f.around.
+func (f *fetch) read(ctx context.Context, shards []int, columns piece, wait time.Duration, last bool) error {
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	reads := make([]*shardRead, 0, len(shards))
+	answers := make(chan *shardRead, len(shards))
+	now := f.store.config.Now()
+	for _, i := range shards {
+		m := f.store.config.Drives.member(f.volume.Slots[i])
+		f.around &^= 1 << i
+		switch {
+		case m == nil:
+			f.fault[i] = fmt.Errorf("drive %v is missing: %w", f.volume.Slots[i], ErrDriveDown)
+			continue
+		case !last && !m.readable(now):
+			f.fault[i] = errAround
+			f.around |= 1 << i
+			continue
+		}
+		r := &shardRead{shard: i, member: m, span: f.have[i].hull(columns)}
+		if i < dataCells {
+			r.span = r.span.hull(f.geo.need(i))
+		}
+		f.have[i], f.fault[i] = piece{}, nil
+		f.window.retain()
+		if !f.store.spawn(func() { f.readShard(reading, r, answers) }) {
+			f.window.release()
+			return ErrClosed
+		}
+		reads = append(reads, r)
+	}
+	return f.collect(ctx, reads, answers, wait)
+}
+
+// readShard runs in a goroutine of its own and touches nothing of f that changes.
+func (f *fetch) readShard(ctx context.Context, r *shardRead, answers chan<- *shardRead) {
+	w, s := f.window, f.store
+	defer w.release()
+	pieces := f.memory(r)
+	for off := r.span.lo; off < r.span.hi && r.err == nil; {
+		dst := pieces[0]
+		pieces = pieces[1:]
+		r.err = r.member.drive.Read(ctx, f.chunk, uint8(r.shard), f.geo.base()+off, dst)
+		off += int64(len(dst))
+	}
+	s.stats.shardBytes.Add(r.span.size())
+	if r.state.CompareAndSwap(readRunning, readDone) {
+		answers <- r
+	} else if r.state.Load() == readHung {
+		r.member.returnRead()
+	}
+}
+
+// memory returns where a shard's bytes go.
+func (f *fetch) memory(r *shardRead) [][]byte {
+	var pieces [][]byte
+	for off := r.span.lo; off < r.span.hi; {
+		p := f.window.slice(r.shard, off, r.span.hi-off)
+		pieces = append(pieces, p)
+		off += int64(len(p))
+	}
+	return pieces
+}
+
+// collect waits for answers. Reads that have none after wait are abandoned: their drives are gone around from now on.
+func (f *fetch) collect(ctx context.Context, reads []*shardRead, answers <-chan *shardRead, wait time.Duration) error {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	var ended error
+	for left := len(reads); left > 0; {
+		select {
+		case r := <-answers:
+			f.take(r)
+			left--
+			continue
+		case <-timer.C:
+		case <-ctx.Done():
+			ended = ctx.Err()
+		}
+		break
+	}
+	if ended != nil {
+		for _, r := range reads {
+			r.state.CompareAndSwap(readRunning, readLeft)
+		}
+		return ended
+	}
+	for _, r := range reads {
+		for f.have[r.shard] != r.span && f.fault[r.shard] == nil {
+			if r.state.CompareAndSwap(readRunning, readHung) {
+				f.hung(r, wait)
+			} else {
+				f.take(<-answers) // of r or of another one: each that is done answers once
+			}
+		}
+	}
+	return nil
+}
+
+// hung goes on without a read: its drive is gone around from now on, and keeps the memory that it may still write to.
+func (f *fetch) hung(r *shardRead, wait time.Duration) {
+	f.store.stats.around.Add(1)
+	r.member.hangRead(f.store.config.Now())
+	f.window.abandon(r.shard)
+	f.fault[r.shard] = fmt.Errorf("drive %v: no answer for %v: %w", f.volume.Slots[r.shard], wait, ErrDriveDown)
+}
+
+func (f *fetch) take(r *shardRead) {
+	if r.err != nil {
+		f.fault[r.shard] = fmt.Errorf("drive %v: %w", f.volume.Slots[r.shard], r.err)
+		return
+	}
+	f.have[r.shard] = r.span
+}
+
+// reconstruct computes the lost shards over the columns and proves them where their leaves are known.
+func (f *fetch) reconstruct(ctx context.Context, lost uint16, columns piece) error {
+	sources := f.sources(lost, columns)
+	for off := columns.lo; off < columns.hi; {
+		n := min(columns.hi-off, erasure.Cell-off%erasure.Cell)
+		var cells [Shards][]byte
+		for i := range cells {
+			switch {
+			case sources>>i&1 != 0:
+				cells[i] = f.window.slice(i, off, n)
+			case lost>>i&1 != 0:
+				cells[i] = f.window.slice(i, off, n)[:0]
+			}
+		}
+		if err := f.store.codec.Reconstruct(cells[:], uint64(lost)); err != nil {
+			return err
+		}
+		off += n
+	}
+	f.store.stats.rebuilt.Add(1)
+	for i := range dataCells {
+		if lost>>i&1 == 0 {
+			continue
+		}
+		if err := f.prove(ctx, i, columns); err != nil {
+			return err
+		}
+		f.have[i] = columns
+	}
+	return nil
+}
+
+// prove compares rebuilt bytes with the shard's own leaves when its header can still be read. The cells that they were
+// computed from were verified, so a difference means that the code or the memory of this process is broken.
+func (f *fetch) prove(ctx context.Context, shard int, columns piece) error {
+	if !errors.Is(f.fault[shard], ErrDamaged) {
+		return nil
+	}
+	m := f.store.config.Drives.member(f.volume.Slots[shard])
+	if m == nil {
+		return nil
+	}
+	key := ShardKey{Volume: f.chunk.Volume, Chunk: f.chunk.ID, Shard: uint8(shard)}
+	h, err := call(f.store, ctx, f.store.config.ReadDeadline, func(ctx context.Context) (*Header, error) {
+		return m.drive.Header(ctx, key)
+	})
+	if err != nil || h.Verify(f.chunk) != nil {
+		return nil // the header is damaged too: there is nothing to compare with
+	}
+	layout := f.geo.layout
+	perCell := (layout.Cell + layout.Leaf - 1) / layout.Leaf
+	for off := columns.lo; off < columns.hi; {
+		at := f.geo.base() + off
+		n := min(layout.Leaf, layout.Cell-at%layout.Cell, columns.hi-off)
+		leaf := at/layout.Cell*perCell + at%layout.Cell/layout.Leaf
+		if sha256.Sum256(f.window.slice(shard, off, n)) != h.Leaves[leaf] {
+			return fmt.Errorf("rebuilt shard %d does not fit its leaf %d: %w", shard, leaf, ErrDamaged)
+		}
+		off += n
+	}
+	return nil
+}
+
+// report hands damaged and missing shards on drives that are up to repair. A shard that has moved is not missing.
+func (f *fetch) report(ctx context.Context) {
+	var mask, missing uint16
+	for i, err := range f.fault {
+		switch {
+		case errors.Is(err, ErrDamaged):
+			mask |= 1 << i
+		case errors.Is(err, ErrNotFound):
+			missing |= 1 << i
+		}
+	}
+	if missing != 0 && !f.moved(ctx) {
+		mask |= missing
+	}
+	if mask != 0 {
+		f.store.damage.report(f.chunk, mask)
+	}
+}

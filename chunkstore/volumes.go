@@ -1,0 +1,480 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/placement"
+)
+
+const (
+	// openVolumes is how many volumes take chunks at a time: one more than it takes to write on while one is
+	// replaced. Each is another file to sync on every drive, so more would cost small writes dearly.
+	openVolumes = 2
+	// maxRows bounds the cache of volume rows, about 30 MiB. A row that was pushed out is read again.
+	maxRows = 1 << 16
+	// listPage is how many rows are read at a time.
+	listPage = 1000
+	// sealAgain is how long to wait before a volume that could not be sealed is tried again.
+	sealAgain = time.Second
+	// SealQuorum is how many slots must refuse older epochs before the list of a volume's chunks is final: an
+	// acknowledged chunk is on ten slots at least, so one of any three holds it.
+	SealQuorum = 3
+)
+
+// openVolume is a volume that takes chunks. Its fields belong to volumeSet.mu.
+type openVolume struct {
+	row    Volume
+	length int64 // of its longest chunk file, about
+	busy   int   // chunks under way
+	closed bool  // takes no more chunks
+}
+
+// volumeSet keeps the volumes that take chunks, and a cache of volume rows.
+//
+// Open volumes of an earlier process are used again when all of their drives are healthy, up to openVolumes of them;
+// their epoch is unchanged and chunk ids never repeat, so nothing of the earlier process can be confused with the new.
+// The others are sealed in the background.
+type volumeSet struct {
+	store *Store
+
+	mu       sync.Mutex
+	rows     map[VolumeID]Volume
+	open     []*openVolume
+	retiring []*openVolume
+	adopted  bool          // the volumes of the earlier process were looked at
+	opening  chan struct{} // closed when the opening that is under way ends; nil when none is
+
+	kick chan struct{} // something to do for run
+}
+
+func newVolumeSet(s *Store) *volumeSet {
+	return &volumeSet{store: s, rows: make(map[VolumeID]Volume), kick: make(chan struct{}, 1)}
+}
+
+// pick returns a volume whose drives are all healthy for one chunk; the caller calls done with it. It opens one when
+// there is none, and fails with ErrSlowDown when too few drives are healthy for that.
+func (vs *volumeSet) pick(ctx context.Context) (*openVolume, error) {
+	for {
+		vs.mu.Lock()
+		v := vs.choose()
+		if v != nil {
+			v.busy++
+			vs.mu.Unlock()
+			return v, nil
+		}
+		opening := vs.opening
+		if opening == nil {
+			opening = make(chan struct{})
+			vs.opening = opening
+			vs.mu.Unlock()
+			err := vs.openOne(ctx)
+			vs.mu.Lock()
+			vs.opening = nil
+			vs.mu.Unlock()
+			close(opening)
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		vs.mu.Unlock()
+		select {
+		case <-opening:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// choose is called with mu held. It retires the volumes that cannot take chunks now, and returns the least busy of
+// the others; of equals the oldest, so that small writes meet in one file and share its sync.
+func (vs *volumeSet) choose() *openVolume {
+	now := vs.store.config.Now()
+	var best *openVolume
+	healthy := vs.open[:0:0]
+	for _, v := range vs.open {
+		if v.length >= vs.store.config.VolumeSize || !vs.store.allWritable(v.row.Slots, now) {
+			vs.toRetiring(v)
+			continue
+		}
+		healthy = append(healthy, v)
+		if best == nil || v.busy < best.busy {
+			best = v
+		}
+	}
+	vs.open = healthy
+	if best != nil && len(healthy) < openVolumes {
+		vs.wake()
+	}
+	return best
+}
+
+// done says that a chunk of so many bytes in each chunk file is finished with v, stored or not.
+func (vs *volumeSet) done(v *openVolume, bytes int64) {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	v.busy--
+	v.length += bytes
+	if v.closed && v.busy == 0 {
+		vs.wake()
+	}
+}
+
+// retire stops new chunks from going to v; it is sealed when those under way are done.
+func (vs *volumeSet) retire(v *openVolume) {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	vs.remove(v.row.ID)
+}
+
+// remove is called with mu held.
+func (vs *volumeSet) remove(id VolumeID) {
+	for i, v := range vs.open {
+		if v.row.ID == id {
+			vs.open = append(vs.open[:i:i], vs.open[i+1:]...)
+			vs.toRetiring(v)
+			return
+		}
+	}
+}
+
+func (vs *volumeSet) toRetiring(v *openVolume) {
+	v.closed = true
+	vs.retiring = append(vs.retiring, v)
+	vs.wake()
+}
+
+func (vs *volumeSet) wake() {
+	select {
+	case vs.kick <- struct{}{}:
+	default:
+	}
+}
+
+// openOne adopts what an earlier process left open, or opens a new volume.
+func (vs *volumeSet) openOne(ctx context.Context) error {
+	vs.mu.Lock()
+	adopted := vs.adopted
+	vs.mu.Unlock()
+	if !adopted {
+		if err := vs.adopt(ctx); err != nil {
+			return err
+		}
+		vs.mu.Lock()
+		found := len(vs.open) > 0
+		vs.mu.Unlock()
+		if found {
+			return nil
+		}
+	}
+	row, err := vs.plan(ctx)
+	if err != nil {
+		return err
+	}
+	row, err = vs.store.config.Volumes.CreateVolume(ctx, row)
+	if err != nil {
+		return fmt.Errorf("open a volume: %w", err)
+	}
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	vs.remember(row)
+	vs.open = append(vs.open, &openVolume{row: row})
+	return nil
+}
+
+// plan makes the row of a new volume: on a group whose home drives are all healthy, of two such the one with more
+// room; else on the group with most of them healthy, doubled up on healthy drives.
+func (vs *volumeSet) plan(ctx context.Context) (Volume, error) {
+	groups, err := vs.store.config.Volumes.Groups(ctx)
+	if err != nil {
+		return Volume{}, fmt.Errorf("open a volume: %w", err)
+	}
+	if len(groups) == 0 {
+		return Volume{}, fmt.Errorf("open a volume: there are no placement groups: %w", ErrSlowDown)
+	}
+	healthy := make(map[cluster.DriveID]placement.Drive)
+	free := make(map[cluster.DriveID]int64)
+	now := vs.store.config.Now()
+	var drives []placement.Drive
+	for _, m := range vs.store.config.Drives.all() {
+		if m.writable(now) {
+			place := m.place()
+			drives = append(drives, place)
+			healthy[place.ID] = place
+			free[place.ID] = m.drive.Status().Free
+		}
+	}
+	best, bestUp, bestRoom := Group{}, -1, int64(0)
+	for tries, at := range rand.Perm(len(groups)) {
+		g := groups[at]
+		up, room := 0, int64(0)
+		for i, id := range g.Slots {
+			if _, ok := healthy[id]; ok {
+				up++
+			}
+			if f := free[id]; i == 0 || f < room {
+				room = f
+			}
+		}
+		if up > bestUp || up == bestUp && tries < 2 && room > bestRoom {
+			best, bestUp, bestRoom = g, up, room
+		}
+		if tries >= 1 && bestUp == Shards {
+			break
+		}
+	}
+	row := Volume{Group: best.ID, State: VolumeOpen, Home: best.Slots, Slots: best.Slots}
+	if bestUp < Shards {
+		slots, err := placement.Substitute(best.Slots, drives)
+		if err != nil {
+			return Volume{}, fmt.Errorf("open a volume: %w: %w", err, ErrSlowDown)
+		}
+		row.Slots = slots
+	}
+	return row, nil
+}
+
+// adopt looks once at the open volumes that are there already.
+func (vs *volumeSet) adopt(ctx context.Context) error {
+	var found []Volume
+	err := EachVolume(ctx, vs.store.config.Volumes, func(v Volume) error {
+		if v.State == VolumeOpen {
+			found = append(found, v)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	lengths := vs.store.volumeLengths(ctx)
+	now := vs.store.config.Now()
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	if vs.adopted {
+		return nil
+	}
+	vs.adopted = true
+	for _, row := range found {
+		vs.remember(row)
+		v := &openVolume{row: row, length: lengths[row.ID]}
+		if len(vs.open) < openVolumes && v.length < vs.store.config.VolumeSize && vs.store.allWritable(row.Slots, now) {
+			vs.open = append(vs.open, v)
+		} else {
+			vs.toRetiring(v)
+		}
+	}
+	return nil
+}
+
+// volumeLengths asks every drive that answers for the length of its chunk files.
+func (s *Store) volumeLengths(ctx context.Context) map[VolumeID]int64 {
+	lengths := make(map[VolumeID]int64)
+	for _, m := range s.config.Drives.all() {
+		uses, err := call(s, ctx, slowCall, func(ctx context.Context) ([]VolumeUse, error) { return m.drive.Volumes(ctx) })
+		if err != nil {
+			continue // a drive that cannot tell its volumes takes no chunks of them either
+		}
+		for _, use := range uses {
+			lengths[use.Volume] = max(lengths[use.Volume], use.Length)
+		}
+	}
+	return lengths
+}
+
+// allWritable says whether every one of these drives is here and healthy.
+func (s *Store) allWritable(slots DriveIDs, now time.Time) bool {
+	for i, id := range slots {
+		if i > 0 && id == slots[i-1] {
+			continue
+		}
+		m := s.config.Drives.member(id)
+		if m == nil || !m.writable(now) {
+			return false
+		}
+	}
+	return true
+}
+
+// row returns a volume row, from the cache when it is there.
+func (vs *volumeSet) row(ctx context.Context, id VolumeID) (Volume, error) {
+	vs.mu.Lock()
+	v, ok := vs.rows[id]
+	vs.mu.Unlock()
+	if ok {
+		return v, nil
+	}
+	return vs.refresh(ctx, id)
+}
+
+// refresh reads a volume row anew.
+func (vs *volumeSet) refresh(ctx context.Context, id VolumeID) (Volume, error) {
+	v, err := vs.store.config.Volumes.Volume(ctx, id)
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	if err != nil {
+		delete(vs.rows, id)
+		return Volume{}, fmt.Errorf("row of volume %d: %w", id, err)
+	}
+	return vs.remember(v), nil
+}
+
+// remember is called with mu held. It keeps the newest epoch of a row.
+func (vs *volumeSet) remember(v Volume) Volume {
+	if old, ok := vs.rows[v.ID]; ok && old.Epoch > v.Epoch {
+		return old
+	}
+	if len(vs.rows) >= maxRows {
+		for id := range vs.rows { // any one
+			delete(vs.rows, id)
+			break
+		}
+	}
+	vs.rows[v.ID] = v
+	return v
+}
+
+// run opens and seals volumes in the background until the Store is closed.
+func (vs *volumeSet) run() {
+	ctx := vs.store.life
+	again := time.NewTimer(sealAgain)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-vs.kick:
+		case <-again.C:
+		}
+		if vs.sealRetired(ctx) > 0 {
+			again.Reset(sealAgain)
+		}
+		vs.fillUp(ctx)
+	}
+}
+
+// fillUp opens one more volume when some but too few are open.
+func (vs *volumeSet) fillUp(ctx context.Context) {
+	vs.mu.Lock()
+	if n := len(vs.open); n == 0 || n >= openVolumes || vs.opening != nil {
+		vs.mu.Unlock()
+		return
+	}
+	opening := make(chan struct{})
+	vs.opening = opening
+	vs.mu.Unlock()
+	err := vs.openOne(ctx)
+	vs.mu.Lock()
+	vs.opening = nil
+	vs.mu.Unlock()
+	close(opening)
+	if err != nil && ctx.Err() == nil {
+		vs.store.config.Log.Warn("no further volume could be opened; writes share the open one", "err", err)
+	}
+}
+
+// sealRetired seals the volumes that are closed and idle. It returns how many are left to try again.
+func (vs *volumeSet) sealRetired(ctx context.Context) int {
+	vs.mu.Lock()
+	var idle []*openVolume
+	for _, v := range vs.retiring {
+		if v.busy == 0 {
+			idle = append(idle, v)
+		}
+	}
+	vs.mu.Unlock()
+	for _, v := range idle {
+		if _, err := vs.store.Seal(ctx, v.row.ID); err != nil && !errors.Is(err, ErrNotFound) {
+			continue // it stays in the list; status shows it as open meanwhile
+		}
+		vs.mu.Lock()
+		for i, r := range vs.retiring {
+			if r == v {
+				vs.retiring = append(vs.retiring[:i:i], vs.retiring[i+1:]...)
+				break
+			}
+		}
+		vs.mu.Unlock()
+	}
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	left := 0
+	for _, v := range vs.retiring {
+		if v.busy == 0 {
+			left++
+		}
+	}
+	return left
+}
+
+// Seal seals a volume and returns its row. After nil the volume takes no chunk any more, from whatever gateway, and
+// the union of the shards that its reachable slots list is the final list of its chunks. Chunks that this Store has
+// under way there are sent to another volume. Sealing a sealed volume makes sure of the same.
+func (s *Store) Seal(ctx context.Context, id VolumeID) (Volume, error) {
+	s.volumes.mu.Lock()
+	s.volumes.remove(id)
+	s.volumes.mu.Unlock()
+	v, err := s.volumes.refresh(ctx, id)
+	if err != nil {
+		return Volume{}, err
+	}
+	if v.State != VolumeSealed {
+		v.State = VolumeSealed
+		if v, err = s.UpdateVolume(ctx, v); err != nil {
+			return Volume{}, err
+		}
+	}
+	refusing := 0
+	for _, slots := range bySlots(v.Slots, allShards) {
+		m := s.config.Drives.member(slots.drive)
+		if m == nil {
+			continue
+		}
+		_, err := call(s, ctx, slowCall, func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, m.drive.Seal(ctx, id, v.Epoch)
+		})
+		if err == nil {
+			refusing += slots.count()
+		}
+	}
+	if refusing < SealQuorum {
+		return Volume{}, fmt.Errorf("seal volume %d: only %d slots of %d needed answered: %w", id, refusing, SealQuorum, ErrDriveDown)
+	}
+	return v, nil
+}
+
+// UpdateVolume commits a changed volume row as Volumes.UpdateVolume does, and remembers it.
+func (s *Store) UpdateVolume(ctx context.Context, v Volume) (Volume, error) {
+	row, err := s.config.Volumes.UpdateVolume(ctx, v)
+	if err != nil {
+		return Volume{}, fmt.Errorf("change volume %d: %w", v.ID, err)
+	}
+	s.volumes.mu.Lock()
+	defer s.volumes.mu.Unlock()
+	return s.volumes.remember(row), nil
+}
+
+// EachVolume calls f with every volume row in order, until f fails.
+func EachVolume(ctx context.Context, volumes Volumes, f func(Volume) error) error {
+	var after VolumeID
+	for {
+		rows, err := volumes.ListVolumes(ctx, after, listPage)
+		if err != nil {
+			return fmt.Errorf("list volumes after %d: %w", after, err)
+		}
+		for _, v := range rows {
+			if err := f(v); err != nil {
+				return err
+			}
+			after = v.ID
+		}
+		if len(rows) == 0 {
+			return nil
+		}
+	}
+}
