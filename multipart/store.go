@@ -1,0 +1,136 @@
+package multipart
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/holdfast/holdfast/chunkstore"
+	"github.com/holdfast/holdfast/metadata"
+)
+
+// Config says what a Store stands on.
+type Config struct {
+	Catalog *metadata.Catalog
+	Chunks  *chunkstore.Store
+	// Inline is the size in bytes up to which a body stands in its metadata record. Zero means DefaultInline, negative
+	// means never; at most MaxInline.
+	Inline int64
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Log takes events; nil means none.
+	Log *slog.Logger
+}
+
+// MaxInline is the largest Config.Inline: records of more bytes would fill a Raft entry with a few of them.
+const MaxInline = 64 << 10
+
+// Store is the object path. All methods may be called concurrently. Errors wrap the sentinels of metadata, chunkstore
+// and this package.
+type Store struct {
+	catalog *metadata.Catalog
+	chunks  *chunkstore.Store
+	inline  int64
+	now     func() time.Time
+	log     *slog.Logger
+
+	// kick wakes the deleter of freed chunks before its pause ends.
+	kick chan struct{}
+
+	mu      sync.Mutex
+	session uint64 // of this process's readers that need holds; 0: none opened yet
+}
+
+// New returns a Store. Its background work runs in Run.
+func New(c Config) (*Store, error) {
+	if c.Catalog == nil || c.Chunks == nil {
+		return nil, errors.New("object store needs a catalog and a chunk store")
+	}
+	if c.Inline > MaxInline {
+		return nil, errors.New("inline bodies are limited to 64 KiB")
+	}
+	if c.Inline == 0 {
+		c.Inline = DefaultInline
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Store{
+		catalog: c.Catalog, chunks: c.Chunks, inline: max(c.Inline, -1), now: c.Now, log: c.Log, kick: make(chan struct{}, 1),
+	}, nil
+}
+
+// CreateBucket makes a bucket, ErrBucketExists when there is one of that name.
+func (s *Store) CreateBucket(ctx context.Context, name, owner string) (metadata.Bucket, error) {
+	return s.catalog.CreateBucket(ctx, name, owner)
+}
+
+// Bucket returns a bucket by name, ErrNoSuchBucket when there is none.
+func (s *Store) Bucket(ctx context.Context, name string) (metadata.Bucket, error) {
+	return s.catalog.Bucket(ctx, name)
+}
+
+// Buckets returns all buckets in order of name.
+func (s *Store) Buckets(ctx context.Context) ([]metadata.Bucket, error) {
+	return s.catalog.Buckets(ctx)
+}
+
+// DeleteBucket removes an empty bucket, ErrBucketNotEmpty when it holds versions or uploads.
+func (s *Store) DeleteBucket(ctx context.Context, name string) error {
+	return s.catalog.DeleteBucket(ctx, name)
+}
+
+// SetVersioning changes a bucket's versioning.
+func (s *Store) SetVersioning(ctx context.Context, name string, v metadata.Versioning) error {
+	return s.catalog.SetVersioning(ctx, name, v)
+}
+
+// Usage returns the exact content of a bucket in numbers.
+func (s *Store) Usage(ctx context.Context, bucket metadata.BucketID) (metadata.Usage, error) {
+	return s.catalog.Usage(ctx, bucket)
+}
+
+// Delete removes a version or writes a delete marker. What it frees is deleted after the time that readers get.
+func (s *Store) Delete(ctx context.Context, d metadata.Delete) (metadata.Deleted, error) {
+	return s.catalog.Delete(ctx, d)
+}
+
+// List returns one page of current objects.
+func (s *Store) List(ctx context.Context, l metadata.List) (metadata.Page, error) {
+	return s.catalog.List(ctx, l)
+}
+
+// ListVersions returns one page of all versions.
+func (s *Store) ListVersions(ctx context.Context, l metadata.ListVersions) (metadata.VersionsPage, error) {
+	return s.catalog.ListVersions(ctx, l)
+}
+
+// HasPrefix tells whether any current key starts with prefix.
+func (s *Store) HasPrefix(ctx context.Context, bucket metadata.BucketID, prefix string) (bool, error) {
+	return s.catalog.HasPrefix(ctx, bucket, prefix)
+}
+
+// SetTags replaces the tags of a version in place.
+func (s *Store) SetTags(ctx context.Context, bucket metadata.BucketID, key string, at At, tags map[string]string) error {
+	return s.catalog.SetTags(ctx, bucket, key, at.Version, at.Null, tags)
+}
+
+// SetAttr replaces the mount's attributes of a version in place, ErrConflict when it is not the current one.
+func (s *Store) SetAttr(ctx context.Context, bucket metadata.BucketID, key string, id metadata.VersionID, attr metadata.Attr, op metadata.Op) (metadata.Version, error) {
+	return s.catalog.SetAttr(ctx, bucket, key, id, attr, op)
+}
+
+// Rename moves the current version of a key; no byte moves.
+func (s *Store) Rename(ctx context.Context, r metadata.Rename) (metadata.Version, error) {
+	return s.catalog.Rename(ctx, r)
+}
+
+// RenamePrefix moves every key below from to the same name below to; no byte moves.
+func (s *Store) RenamePrefix(ctx context.Context, bucket metadata.BucketID, from, to string) error {
+	return s.catalog.RenamePrefix(ctx, bucket, from, to)
+}
