@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-
-	"github.com/holdfast/holdfast/cluster"
 )
 
 // maxMoves is how often Delete follows a volume whose row changes under it.
@@ -84,7 +82,7 @@ func (s *Store) deleteKeys(ctx context.Context, slots driveSlots, chunks []Chunk
 	if m == nil {
 		return fmt.Errorf("drive %v is missing: %w", slots.drive, ErrDriveDown)
 	}
-	if m.suspect(s.config.Now()) {
+	if m.hangs(s.config.Now()) {
 		return fmt.Errorf("drive %v does not answer: %w", slots.drive, ErrDriveDown)
 	}
 	keys := make([]ShardKey, 0, len(chunks)*slots.count())
@@ -102,14 +100,4 @@ func (s *Store) deleteKeys(ctx context.Context, slots driveSlots, chunks []Chunk
 		return fmt.Errorf("drive %v: %w", slots.drive, err)
 	}
 	return nil
-}
-
-// holds says whether a drive is among the slots of a volume.
-func holds(slots DriveIDs, id cluster.DriveID) bool {
-	for _, slot := range slots {
-		if slot == id {
-			return true
-		}
-	}
-	return false
 }

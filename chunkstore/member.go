@@ -10,9 +10,10 @@ import (
 
 // The rules by which a drive is gone around although it says that it is up.
 const (
-	// maxHung is the number of puts that may hang on a drive before writes avoid it.
+	// maxHung puts that hang make writes avoid their drive after briefly, a single one after hungFor. A put counts from
+	// the moment that its write went on without it; those of a client that went away return within briefly.
 	maxHung = 2
-	// hungFor is how long one put may hang before writes avoid its drive.
+	briefly = 250 * time.Millisecond
 	hungFor = 2 * time.Second
 	// avoidFor is how long a drive is avoided after it failed an operation or was slow: long enough that the waiting
 	// is a small part of the time, short enough that a drive which recovered is used again soon.
@@ -51,7 +52,15 @@ func (m *member) writable(now time.Time) bool {
 }
 
 func (m *member) putSuspect(now time.Time) bool {
-	return m.hungPuts >= maxHung || m.hungPuts > 0 && now.Sub(m.hungSince) > hungFor || now.Before(m.noPuts)
+	hung := now.Sub(m.hungSince)
+	return m.hungPuts >= maxHung && hung > briefly || m.hungPuts > 0 && hung > hungFor || now.Before(m.noPuts)
+}
+
+// hangs says that calls made long ago have not returned, so another one would not either.
+func (m *member) hangs(now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.hungPuts > 0 && now.Sub(m.hungSince) > hungFor || m.hungReads > 0
 }
 
 // readable says whether reads should ask this drive before they have tried the others.

@@ -110,7 +110,7 @@ func (s *Store) offer(ctx context.Context, out *outgoing, chunk Chunk, v Volume,
 		}
 	}
 	durable, err := o.decide(ctx)
-	o.close(err != nil)
+	o.close(err != nil && ctx.Err() == nil)
 	return durable, err
 }
 

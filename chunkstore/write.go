@@ -127,6 +127,9 @@ func (w *writer) fill(r io.Reader, tee chan<- *filledRow) (int64, error) {
 	var size int64
 	for {
 		if w.options.Size >= 0 && size >= w.options.Size {
+			if err := w.checkSize(size); err != nil {
+				return size, err
+			}
 			return size, expectEnd(r)
 		}
 		row, err := w.takeRow()
