@@ -1,0 +1,411 @@
+package tree
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// image is the content of one open file, shared by all its handles: the base version and what was changed since.
+//
+// Invariant: ext covers the file from 0 to its size; every slab that ext names is open or is in slabs.
+type image struct {
+	tree *Tree
+	node *node
+
+	// opening is held while the base version is opened (I/O), so that it is opened once.
+	opening sync.Mutex
+	// starting is held while the upload is begun (I/O), so that there is one.
+	starting sync.Mutex
+
+	mu  sync.Mutex
+	ext extents
+	// gen numbers the snapshots; an extent of an older generation than the last snapshot is part of it.
+	gen   uint64
+	open  *slab
+	slabs []*slab
+	// pinned is what a commit in progress names.
+	pinned extents
+	// base is the version that base extents refer to; src reads it, nil until something does.
+	base Info
+	src  *source
+	// rebased counts the changes of base: a read that failed may have lost its source to one and is repeated.
+	rebased uint64
+	attr    Attr
+	// changes counts every change of content or attributes; published and staged are its values at the last commit.
+	changes, published, staged uint64
+	// kept is set once the kernel was told to keep its pages of base.
+	kept atomic.Bool
+	// touched mirrors changes != published for readers without mu.
+	touched atomic.Bool
+	// held is set while all that happened is a creation or a truncation to nothing by open: it is not published before
+	// a write or the last close, or each `echo x > f` would make an empty version first.
+	held bool
+	// absent is how the first publish of a created file asks: the key must not exist. exclusive makes that an error.
+	absent, exclusive bool
+	writers           int
+	upload            Upload
+	uploadKey         string
+	nextPart          int
+	freeParts         []int
+	stageKey          string
+	stageParts        map[int]bool
+}
+
+func newImage(t *Tree, n *node, info Info) *image {
+	m := &image{tree: t, node: n, base: info, attr: info.Attr, gen: 1, nextPart: 1}
+	if info.Version != "" && info.Size > 0 {
+		m.ext = extents{{len: info.Size, base: true, gen: 0}}
+	}
+	return m
+}
+
+func (m *image) dirtyLocked() bool { return m.changes != m.published }
+
+func (m *image) dirty() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.dirtyLocked()
+}
+
+func (m *image) size() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ext.size()
+}
+
+// write puts p at off, or at the end with atEnd, and says where it began. It waits while the memory for new data is
+// used up.
+func (m *image) write(ctx context.Context, p []byte, off int64, atEnd, kill bool) (int, error) {
+	var credit int64
+	defer func() { m.tree.dirty.give(credit) }()
+	done := 0
+	for done < len(p) {
+		m.mu.Lock()
+		if atEnd && done == 0 {
+			off = m.ext.size()
+		}
+		if off > maxFile-int64(len(p)) {
+			m.mu.Unlock()
+			return done, ErrTooLarge
+		}
+		n, need, err := m.placeLocked(p[done:], off+int64(done), &credit)
+		if n > 0 {
+			m.wroteLocked(kill)
+		}
+		m.mu.Unlock()
+		if err != nil {
+			return done, err
+		}
+		done += n
+		if need > 0 {
+			if err := m.tree.dirty.take(ctx, need, m.tree.pressure); err != nil {
+				return done, err
+			}
+			credit += need
+		}
+	}
+	return done, nil
+}
+
+func (m *image) wroteLocked(kill bool) {
+	now := time.Now()
+	m.attr.Mtime, m.attr.Ctime = now, now
+	if kill {
+		m.attr.Mode = killPrivileges(m.attr.Mode)
+	}
+	m.changes++
+	m.touched.Store(true)
+	m.held = false
+}
+
+// placeLocked stores the start of p at off and says how much, or how much more budget that needs.
+func (m *image) placeLocked(p []byte, off int64, credit *int64) (n int, need int64, err error) {
+	if i := m.ext.find(off); i < len(m.ext) && m.open != nil && m.ext[i].slab == m.open {
+		e := m.ext[i]
+		return copy(m.open.data[e.at+off-e.off:e.at+e.len], p), 0, nil
+	}
+	limit := partSize(m.nextPart, m.tree.config.Memory/4)
+	if m.open != nil && int64(len(m.open.data)) >= limit {
+		if err := m.sendLocked(); err != nil {
+			return 0, 0, err
+		}
+	}
+	if m.open == nil {
+		m.open = &slab{}
+	}
+	n = int(min(int64(len(p)), limit-int64(len(m.open.data))))
+	whole := int64(0)
+	if m.nextPart > 1 && m.ext.size() >= limit {
+		whole = limit // the file is long: no small steps any more
+	}
+	cost, capacity := m.open.room(n, whole)
+	if cost > *credit {
+		if short := cost - *credit; !m.tree.dirty.try(short) {
+			return 0, short, nil
+		}
+		*credit = cost
+	}
+	*credit -= cost
+	at := int64(len(m.open.data))
+	m.open.write(p[:n], capacity)
+	m.ext = m.ext.put(extent{off: off, len: int64(n), slab: m.open, at: at, gen: m.gen})
+	return n, 0, nil
+}
+
+// resize changes the length. Opening with O_TRUNC is held back until a write or the last close.
+func (m *image) resize(size int64, hold, kill bool) error {
+	if size < 0 || size > maxFile {
+		return ErrTooLarge
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clean := !m.dirtyLocked() || m.held
+	m.ext = m.ext.resize(size, m.gen)
+	m.wroteLocked(kill)
+	m.held = clean && hold && size == 0
+	m.sweepLocked()
+	return nil
+}
+
+// punch makes a hole.
+func (m *image) punch(off, n int64, grow, kill bool) error {
+	if off < 0 || n <= 0 || off > maxFile-n {
+		return ErrTooLarge
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !grow {
+		n = min(n, m.ext.size()-off)
+	}
+	if n > 0 {
+		m.ext = m.ext.put(extent{off: off, len: n, gen: m.gen})
+	}
+	m.wroteLocked(kill)
+	m.sweepLocked()
+	return nil
+}
+
+// seek finds data or a hole at or after off.
+func (m *image) seek(off int64, hole bool) (int64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if off < 0 || off >= m.ext.size() {
+		return 0, ErrNoData
+	}
+	for i := m.ext.find(off); i < len(m.ext); i++ {
+		if m.ext[i].hole() == hole {
+			return max(off, m.ext[i].off), nil
+		}
+	}
+	if hole {
+		return m.ext.size(), nil
+	}
+	return 0, ErrNoData
+}
+
+// sweepLocked gives back the slabs that no extent names.
+func (m *image) sweepLocked() {
+	live := make(map[*slab]bool, len(m.slabs)+1)
+	for _, e := range m.ext {
+		if e.slab != nil {
+			live[e.slab] = true
+		}
+	}
+	for _, e := range m.pinned {
+		if e.slab != nil {
+			live[e.slab] = true
+		}
+	}
+	var freed int64
+	if m.open != nil && !live[m.open] {
+		freed += m.open.drop()
+		m.open = nil
+	}
+	kept := m.slabs[:0]
+	for _, s := range m.slabs {
+		if live[s] || s.state == slabSending {
+			kept = append(kept, s)
+			continue
+		}
+		freed += s.drop()
+		if s.part > 0 && !m.stageParts[s.part] {
+			m.freeParts = append(m.freeParts, s.part)
+		}
+	}
+	clear(m.slabs[len(kept):])
+	m.slabs = kept
+	m.tree.dirty.give(freed)
+}
+
+// read fills p from off and returns how many bytes the file had there.
+func (m *image) read(ctx context.Context, w *windows, p []byte, off int64) (int, error) {
+	for attempt := 0; ; attempt++ {
+		n, epoch, err := m.readOnce(ctx, w, p, off)
+		if err == nil {
+			return n, nil
+		}
+		m.mu.Lock()
+		moved := m.rebased != epoch
+		m.mu.Unlock()
+		// Three commits of one file during one read are possible, not likely; then the reader is told.
+		if !moved || attempt == 3 {
+			return 0, err
+		}
+	}
+}
+
+func (m *image) readOnce(ctx context.Context, w *windows, p []byte, off int64) (int, uint64, error) {
+	m.mu.Lock()
+	epoch := m.rebased
+	end := min(off+int64(len(p)), m.ext.size())
+	if off >= end {
+		m.mu.Unlock()
+		return 0, epoch, nil
+	}
+	p = p[:end-off]
+	spans := m.ext.span(off, end)
+	var stored, based extents
+	for _, e := range spans {
+		to := p[e.off-off : e.end()-off]
+		switch {
+		case e.base:
+			based = append(based, e)
+		case e.hole():
+			clear(to)
+		case e.slab.data == nil:
+			stored = append(stored, e)
+		default:
+			copy(to, e.slab.data[e.at:e.at+e.len])
+		}
+	}
+	up, key := m.upload, m.uploadKey
+	m.mu.Unlock()
+
+	for _, e := range stored {
+		to := p[e.off-off : e.end()-off]
+		n, err := m.tree.objects.ReadPart(ctx, key, up, e.slab.part, to, e.at)
+		if n < len(to) {
+			if err == nil || errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return 0, epoch, wrap("read back part", key, err)
+		}
+	}
+	if len(based) == 0 {
+		return len(p), epoch, nil
+	}
+	src, err := m.source(ctx)
+	if err != nil {
+		return 0, epoch, err
+	}
+	for _, e := range based {
+		to := p[e.off-off : e.end()-off]
+		if w != nil {
+			err = w.read(ctx, m.tree.lifetime, src, to, e.at)
+		} else {
+			_, err = readAt(ctx, src, to, e.at)
+		}
+		if err != nil {
+			break
+		}
+	}
+	if cerr := src.release(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return 0, epoch, wrap("read", m.base.Key, err)
+	}
+	return len(p), epoch, nil
+}
+
+// source opens the base version, or holds the opened one. The caller releases it.
+func (m *image) source(ctx context.Context) (*source, error) {
+	m.opening.Lock()
+	defer m.opening.Unlock()
+	m.mu.Lock()
+	src, base := m.src, m.base
+	if src != nil {
+		src.hold()
+		m.mu.Unlock()
+		return src, nil
+	}
+	m.mu.Unlock()
+	key := m.tree.keyOf(m.node)
+	r, err := m.tree.objects.Open(ctx, key, base.Version)
+	if errors.Is(err, ErrNotExist) && m.follow(ctx, key, base.Version) {
+		return nil, err // the caller reads again
+	}
+	if err != nil {
+		return nil, wrap("open", key, err)
+	}
+	src = newSource(r)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.base.Version != base.Version {
+		m.rebased++
+		return nil, errors.Join(src.release(), ErrStale)
+	}
+	m.src = src
+	return src.hold(), nil
+}
+
+// follow moves a clean image, nothing of which was read yet, to the version that replaced its base.
+func (m *image) follow(ctx context.Context, key string, was Version) bool {
+	info, err := m.tree.objects.Stat(ctx, key)
+	if err != nil || info.Version == was {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.dirtyLocked() || m.base.Version != was || m.kept.Load() {
+		return m.base.Version != was
+	}
+	m.base, m.attr, m.ext = info, info.Attr, nil
+	if info.Size > 0 {
+		m.ext = extents{{len: info.Size, base: true, gen: m.gen}}
+	}
+	m.rebased++
+	return true
+}
+
+// pin opens the base version, so that it stays readable after its name is gone.
+func (m *image) pin(ctx context.Context) error {
+	m.mu.Lock()
+	need := m.src == nil
+	if need {
+		need = false
+		for _, e := range m.ext {
+			need = need || e.base
+		}
+	}
+	m.mu.Unlock()
+	if !need {
+		return nil
+	}
+	src, err := m.source(ctx)
+	if err != nil {
+		return err
+	}
+	return src.release()
+}
+
+// close gives everything back: it is called once, when the last handle is gone.
+func (m *image) close() (src *source, up Upload, key string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ext = nil
+	m.sweepLocked()
+	src, m.src = m.src, nil
+	return src, m.upload, m.uploadKey
+}
+
+// absentNext says whether the first publish of a renamed file wants a free name.
+func (m *image) absentNext(absent bool) {
+	m.mu.Lock()
+	m.absent, m.exclusive = absent, absent
+	m.mu.Unlock()
+}

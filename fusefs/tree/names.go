@@ -1,0 +1,444 @@
+package tree
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// NoReplace is the flag of Rename that refuses an existing target.
+const NoReplace = 1 // RENAME_NOREPLACE
+
+// Special is what a name to make shall be.
+type Special struct {
+	Mode     uint32 // with the type bits
+	UID, GID uint32
+	Rdev     uint32
+	Target   string // of a symlink
+}
+
+// Make creates a directory, symbolic link, device, pipe, socket or an empty file; it is stored when Make returns.
+func (t *Tree) Make(ctx context.Context, parent uint64, name string, what Special) (Entry, error) {
+	if err := t.writable(); err != nil {
+		return Entry{}, err
+	}
+	dir, err := t.dirNode(parent)
+	if err != nil {
+		return Entry{}, err
+	}
+	seg, err := t.segment(ctx, dir, name)
+	if err != nil {
+		return Entry{}, newName(err)
+	}
+	isDir := what.Mode&syscall.S_IFMT == syscall.S_IFDIR
+	if seg.file && isDir {
+		return Entry{}, ErrInvalid
+	}
+	if n, err := t.existing(ctx, dir, name, seg); err != nil {
+		return Entry{}, err
+	} else if n != nil {
+		return Entry{}, ErrExists
+	}
+	now := time.Now()
+	f := File{Data: []byte(what.Target), Cond: Cond{Absent: true}, Inode: newInode(), Attr: Attr{
+		Mode: what.Mode, UID: what.UID, GID: what.GID, Rdev: what.Rdev, Target: what.Target, Mtime: now, Atime: now, Ctime: now,
+	}}
+	f.Attr.Inode = f.Inode
+	t.moves.RLock()
+	defer t.moves.RUnlock()
+	t.mu.Lock()
+	gone := dir.gone()
+	c := childName{seg.name, isDir}
+	f.Key = childKey(dir, c)
+	t.mu.Unlock()
+	if gone {
+		return Entry{}, ErrNotExist
+	}
+	if len(f.Key) > maxKey {
+		return Entry{}, ErrNameTooLong
+	}
+	info, err := t.objects.Publish(ctx, f)
+	if err != nil {
+		return Entry{}, wrap("make", f.Key, err)
+	}
+	t.mu.Lock()
+	n := t.upsertLocked(dir, c, info)
+	n.seq++
+	dir.touched = now
+	t.mu.Unlock()
+	return t.entry(n), nil
+}
+
+// Readlink is the target of a symbolic link.
+func (t *Tree) Readlink(ctx context.Context, id uint64) (string, error) {
+	n, err := t.node(id)
+	if err != nil {
+		return "", err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n.info.Attr.Mode&syscall.S_IFMT != syscall.S_IFLNK {
+		return "", ErrInvalid
+	}
+	return n.info.Attr.Target, nil
+}
+
+// Unlink removes the name of a file. Open handles keep the content until they are closed.
+func (t *Tree) Unlink(ctx context.Context, parent uint64, name string) error {
+	if err := t.writable(); err != nil {
+		return err
+	}
+	dir, err := t.dirNode(parent)
+	if err != nil {
+		return err
+	}
+	n, err := t.find(ctx, dir, name)
+	if err != nil {
+		return err
+	}
+	if n.dir {
+		return ErrIsDir
+	}
+	if err := t.keepDir(ctx, dir); err != nil {
+		return err
+	}
+	n.commit.Lock()
+	defer n.commit.Unlock()
+	t.moves.RLock()
+	defer t.moves.RUnlock()
+	if err := t.remove(ctx, n); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	t.unlinkLocked(n)
+	dir.touched = time.Now()
+	t.mu.Unlock()
+	return nil
+}
+
+// remove deletes the object of a file, if it has one.
+func (t *Tree) remove(ctx context.Context, n *node) error {
+	if err := t.pin(ctx, n); err != nil {
+		return err
+	}
+	if err := t.forgetStage(ctx, n); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	key, published := n.key(), n.info.Version != ""
+	t.mu.Unlock()
+	if !published {
+		return nil
+	}
+	if err := t.objects.Remove(ctx, key, false); err != nil {
+		return wrap("remove", key, err)
+	}
+	return nil
+}
+
+// pin keeps the content of an open file readable before its name goes.
+func (t *Tree) pin(ctx context.Context, n *node) error {
+	t.mu.Lock()
+	m := n.img
+	t.mu.Unlock()
+	if m == nil {
+		return nil
+	}
+	return m.pin(ctx)
+}
+
+func (t *Tree) unlinkLocked(n *node) {
+	t.leave(n)
+	n.unlinked = true
+	n.seq++
+	t.drop(n)
+}
+
+// keepDir gives a directory that exists only through its keys a marker, before one of them goes: a directory does not
+// disappear with its last file.
+func (t *Tree) keepDir(ctx context.Context, dir *node) error {
+	t.mu.Lock()
+	needed := dir.parent != nil && dir.info.Version == "" && !dir.gone()
+	t.mu.Unlock()
+	if !needed {
+		return nil
+	}
+	dir.commit.Lock()
+	defer dir.commit.Unlock()
+	t.moves.RLock()
+	defer t.moves.RUnlock()
+	key := t.keyOf(dir)
+	err := t.makeMarker(ctx, dir, key, func(a Attr) (Attr, error) { return a, nil })
+	if !errors.Is(err, ErrExists) {
+		return err
+	}
+	info, err := t.objects.Stat(ctx, key)
+	if err != nil {
+		return wrap("stat", key, err)
+	}
+	t.stored(dir, info)
+	return nil
+}
+
+// Rmdir removes an empty directory. Whether it is empty is decided where the keys are.
+func (t *Tree) Rmdir(ctx context.Context, parent uint64, name string) error {
+	if err := t.writable(); err != nil {
+		return err
+	}
+	dir, err := t.dirNode(parent)
+	if err != nil {
+		return err
+	}
+	n, err := t.find(ctx, dir, name)
+	if err != nil {
+		return err
+	}
+	if !n.dir {
+		return ErrNotDir
+	}
+	if err := t.keepDir(ctx, dir); err != nil {
+		return err
+	}
+	n.commit.Lock()
+	defer n.commit.Unlock()
+	t.moves.RLock()
+	defer t.moves.RUnlock()
+	t.mu.Lock()
+	key, busy := n.key(), n.info.Size > 0
+	for _, c := range n.children {
+		busy = busy || c.pending()
+	}
+	t.mu.Unlock()
+	if busy {
+		return ErrDirNotEmpty // files that are not published yet, or a marker with content of its own
+	}
+	if err := t.objects.Remove(ctx, key, true); err != nil {
+		return wrap("remove directory", key, err)
+	}
+	t.mu.Lock()
+	t.unlinkLocked(n)
+	dir.touched = time.Now()
+	t.mu.Unlock()
+	return nil
+}
+
+// Rename moves a name. Content that is not published yet follows its file.
+func (t *Tree) Rename(ctx context.Context, parent uint64, name string, newParent uint64, newName string, flags uint32) error {
+	if err := t.writable(); err != nil {
+		return err
+	}
+	if flags&^NoReplace != 0 {
+		return ErrInvalid // RENAME_EXCHANGE and RENAME_WHITEOUT: see SEMANTICS.md
+	}
+	from, err := t.dirNode(parent)
+	if err != nil {
+		return err
+	}
+	to, err := t.dirNode(newParent)
+	if err != nil {
+		return err
+	}
+	n, err := t.find(ctx, from, name)
+	if err != nil {
+		return err
+	}
+	seg, err := t.segment(ctx, to, newName)
+	if errors.Is(err, ErrNotExist) {
+		return ErrInvalid
+	}
+	if err != nil {
+		return err
+	}
+	old, err := t.find(ctx, to, newName)
+	if err != nil && !errors.Is(err, ErrNotExist) {
+		return err
+	}
+	switch {
+	case old == n && n != nil:
+		return nil
+	case old != nil && flags&NoReplace != 0:
+		return ErrExists
+	case old != nil && old.dir && !n.dir:
+		return ErrIsDir
+	case old != nil && !old.dir && n.dir:
+		return ErrNotDir
+	}
+	if err := t.keepDir(ctx, from); err != nil {
+		return err
+	}
+	if n.dir {
+		return t.renameDir(ctx, n, from, to, old, seg.name)
+	}
+	return t.renameFile(ctx, n, from, to, old, seg.name, flags&NoReplace != 0)
+}
+
+// lockBoth takes the commit locks of two nodes in the order of their ids; b may be nil.
+func lockBoth(a, b *node) (unlock func()) {
+	if b == nil {
+		a.commit.Lock()
+		return a.commit.Unlock
+	}
+	first, second := a, b
+	if b.id < a.id {
+		first, second = b, a
+	}
+	first.commit.Lock()
+	second.commit.Lock()
+	return func() {
+		second.commit.Unlock()
+		first.commit.Unlock()
+	}
+}
+
+func (t *Tree) renameFile(ctx context.Context, n, from, to, old *node, name string, noReplace bool) error {
+	defer lockBoth(n, old)()
+	if old != nil {
+		if err := t.pin(ctx, old); err != nil {
+			return err
+		}
+		if err := t.forgetStage(ctx, old); err != nil {
+			return err
+		}
+	}
+	if err := t.moveFile(ctx, n, from, to, old, name, noReplace); err != nil {
+		return err
+	}
+	return t.restage(ctx, n)
+}
+
+func (t *Tree) moveFile(ctx context.Context, n, from, to, old *node, name string, noReplace bool) error {
+	t.moves.RLock()
+	defer t.moves.RUnlock()
+	t.mu.Lock()
+	gone := n.unlinked || to.gone()
+	source, target := n.key(), to.key()+name
+	published := n.info.Version != ""
+	t.mu.Unlock()
+	if gone {
+		return ErrNotExist
+	}
+	if len(target) > maxKey {
+		return ErrNameTooLong
+	}
+	var info Info
+	if published {
+		var err error
+		if info, err = t.objects.Rename(ctx, source, target, noReplace); err != nil {
+			return wrap("rename", source, err)
+		}
+		// The bytes are the same; an image goes on with the version under its new name.
+		t.stored(n, info)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if old != nil {
+		t.unlinkLocked(old)
+	}
+	t.move(n, to, name)
+	n.seq++
+	if n.cached != "" && published {
+		n.cached = info.Version
+	}
+	if m := n.img; m != nil && !published {
+		// The publish replaces what is under the new name now; a target that must not exist is asked for there.
+		m.absentNext(noReplace)
+	}
+	now := time.Now()
+	from.touched, to.touched = now, now
+	return nil
+}
+
+func (t *Tree) renameDir(ctx context.Context, n, from, to, old *node, name string) error {
+	defer lockBoth(n, old)()
+	t.moves.Lock() // no commit below may compute its key before and use it after
+	defer t.moves.Unlock()
+	t.mu.Lock()
+	source, target := n.key(), to.key()+name+"/"
+	gone := n.unlinked || to.gone()
+	busy := false
+	if old != nil {
+		busy = old.info.Size > 0
+		for _, c := range old.children {
+			busy = busy || c.pending()
+		}
+	}
+	t.mu.Unlock()
+	switch {
+	case gone:
+		return ErrNotExist
+	case strings.HasPrefix(target, source):
+		return ErrInvalid
+	case busy:
+		return ErrDirNotEmpty
+	case len(target) > maxKey:
+		return ErrNameTooLong
+	}
+	open := t.openBelow(n)
+	for _, f := range open {
+		if err := t.pin(ctx, f); err != nil {
+			return err
+		}
+	}
+	if err := t.objects.RenamePrefix(ctx, source, target); err != nil {
+		return wrap("rename directory", source, err)
+	}
+	t.mu.Lock()
+	if old != nil {
+		t.unlinkLocked(old)
+	}
+	t.move(n, to, name)
+	t.movedLocked(n)
+	t.mu.Unlock()
+	err := t.follow(ctx, open)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	from.touched, to.touched = now, now
+	return err
+}
+
+// openBelow is every file below a directory that is open and published.
+func (t *Tree) openBelow(dir *node) []*node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []*node
+	for _, n := range t.byID {
+		if n.img == nil || n.info.Version == "" || n.unlinked {
+			continue
+		}
+		for at := n.parent; at != nil; at = at.parent {
+			if at == dir {
+				out = append(out, n)
+			}
+		}
+	}
+	return out
+}
+
+// follow gives open files the versions that they have under their new names.
+func (t *Tree) follow(ctx context.Context, open []*node) error {
+	for _, n := range open {
+		key := t.keyOf(n)
+		info, err := t.objects.Stat(ctx, key)
+		if errors.Is(err, ErrNotExist) {
+			continue // removed elsewhere meanwhile: its next publish makes it again
+		}
+		if err != nil {
+			return wrap("stat", key, err)
+		}
+		if info.Size == n.info.Size && info.ETag == n.info.ETag {
+			t.stored(n, info)
+		}
+	}
+	return nil
+}
+
+// movedLocked marks everything below a directory: its versions have other ids under their new names.
+func (t *Tree) movedLocked(n *node) {
+	n.seq++
+	for _, c := range n.children {
+		t.movedLocked(c)
+	}
+}
