@@ -101,7 +101,7 @@ func (s *Store) freeBatch(ctx context.Context, rows []metadata.Freed) (Freed, er
 		if row.Shared {
 			continue
 		}
-		l, err := s.levelsOf(ctx, row)
+		l, err := s.levelsOf(ctx, freedManifests(row, false), true)
 		if err != nil {
 			if ctx.Err() != nil {
 				return p, ctx.Err()
@@ -177,22 +177,28 @@ func (s *Store) freeLevel(ctx context.Context, levels [][][]chunkstore.Chunk, h 
 	return len(chunks) - len(left), nil
 }
 
-// levelsOf returns the chunks of a freed row by level; level 0 holds the bytes. It is never nil.
-func (s *Store) levelsOf(ctx context.Context, row metadata.Freed) ([][]chunkstore.Chunk, error) {
-	w := &freeWalk{s: s, levels: make([][]chunkstore.Chunk, 1), seen: map[chunkstore.ChunkID]bool{}}
-	if err := w.manifest(ctx, row.Manifest); err != nil {
-		return nil, err
-	}
+// freedManifests returns the manifests that a freed row lists, those of shared parts only if asked for.
+func freedManifests(row metadata.Freed, shared bool) [][]byte {
+	manifests := [][]byte{row.Manifest}
 	for _, part := range row.Parts {
-		manifest := part.Manifest
-		if part.Adopted {
-			manifest = part.Rest
+		switch {
+		case part.Shared && !shared:
+		case part.Adopted:
+			manifests = append(manifests, part.Rest)
+		default:
+			manifests = append(manifests, part.Manifest)
 		}
-		if part.Shared {
-			continue
-		}
+	}
+	return manifests
+}
+
+// levelsOf returns the chunks of manifests by level; level 0 holds the bytes. It is never nil. freed says that index
+// chunks may be deleted already.
+func (s *Store) levelsOf(ctx context.Context, manifests [][]byte, freed bool) ([][]chunkstore.Chunk, error) {
+	w := &freeWalk{s: s, freed: freed, levels: make([][]chunkstore.Chunk, 1), seen: map[chunkstore.ChunkID]bool{}}
+	for _, manifest := range manifests {
 		if err := w.manifest(ctx, manifest); err != nil {
-			return nil, fmt.Errorf("part %d: %w", part.Number, err)
+			return nil, err
 		}
 	}
 	return w.levels, nil
@@ -202,6 +208,7 @@ func (s *Store) levelsOf(ctx context.Context, row metadata.Freed) ([][]chunkstor
 // index chunk is deleted only after everything below it.
 type freeWalk struct {
 	s      *Store
+	freed  bool
 	levels [][]chunkstore.Chunk
 	seen   map[chunkstore.ChunkID]bool
 }
@@ -242,7 +249,7 @@ func (w *freeWalk) entries(ctx context.Context, entries []placed, height int) er
 func (w *freeWalk) page(ctx context.Context, e placed, height int) error {
 	b, err := w.s.readPage(ctx, e.ref)
 	if err != nil {
-		if w.s.gone(ctx, e.ref.Chunk, err) {
+		if w.freed && w.s.gone(ctx, e.ref.Chunk, err) {
 			return nil
 		}
 		return fmt.Errorf("read index chunk %v: %w", e.ref.ID, err)
