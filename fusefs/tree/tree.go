@@ -233,3 +233,6 @@ func killPrivileges(mode uint32) uint32 {
 	}
 	return mode
 }
+
+// DirtyBytes is how much memory holds new data now.
+func (t *Tree) DirtyBytes() int64 { return t.dirty.used() }
