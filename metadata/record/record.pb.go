@@ -82,7 +82,7 @@ func (x Effect_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Effect_Kind.Descriptor instead.
 func (Effect_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{18, 0}
+	return file_record_proto_rawDescGZIP(), []int{20, 0}
 }
 
 // Time is a wall-clock time; the zero time of Go is written as it is (its seconds are negative).
@@ -1112,6 +1112,130 @@ func (x *Bucket) GetFenced() bool {
 	return false
 }
 
+// BucketRow is a bucket's row in the root group, by name. It says which bucket the name means; the tablets have copies of
+// what writes need.
+type BucketRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Created       *Time                  `protobuf:"bytes,2,opt,name=created,proto3" json:"created,omitempty"`
+	Owner         string                 `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	Versioning    uint32                 `protobuf:"varint,4,opt,name=versioning,proto3" json:"versioning,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BucketRow) Reset() {
+	*x = BucketRow{}
+	mi := &file_record_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BucketRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BucketRow) ProtoMessage() {}
+
+func (x *BucketRow) ProtoReflect() protoreflect.Message {
+	mi := &file_record_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BucketRow.ProtoReflect.Descriptor instead.
+func (*BucketRow) Descriptor() ([]byte, []int) {
+	return file_record_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *BucketRow) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *BucketRow) GetCreated() *Time {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *BucketRow) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *BucketRow) GetVersioning() uint32 {
+	if x != nil {
+		return x.Versioning
+	}
+	return 0
+}
+
+// SessionRow is a session's row in the root group, by number in 16 hexadecimal digits.
+type SessionRow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0: of a face or a mount; 1: of the catalog itself, which ends with its process.
+	Kind          uint32 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	LeaseNanos    int64  `protobuf:"varint,2,opt,name=lease_nanos,json=leaseNanos,proto3" json:"lease_nanos,omitempty"` // 0: it never runs out
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRow) Reset() {
+	*x = SessionRow{}
+	mi := &file_record_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRow) ProtoMessage() {}
+
+func (x *SessionRow) ProtoReflect() protoreflect.Message {
+	mi := &file_record_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRow.ProtoReflect.Descriptor instead.
+func (*SessionRow) Descriptor() ([]byte, []int) {
+	return file_record_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SessionRow) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *SessionRow) GetLeaseNanos() int64 {
+	if x != nil {
+		return x.LeaseNanos
+	}
+	return 0
+}
+
 type Usage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bucket        uint64                 `protobuf:"varint,1,opt,name=bucket,proto3" json:"bucket,omitempty"`
@@ -1128,7 +1252,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_record_proto_msgTypes[13]
+	mi := &file_record_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1140,7 +1264,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[13]
+	mi := &file_record_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1153,7 +1277,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{13}
+	return file_record_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Usage) GetBucket() uint64 {
@@ -1222,7 +1346,7 @@ type Adopt struct {
 
 func (x *Adopt) Reset() {
 	*x = Adopt{}
-	mi := &file_record_proto_msgTypes[14]
+	mi := &file_record_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +1358,7 @@ func (x *Adopt) String() string {
 func (*Adopt) ProtoMessage() {}
 
 func (x *Adopt) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[14]
+	mi := &file_record_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +1371,7 @@ func (x *Adopt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Adopt.ProtoReflect.Descriptor instead.
 func (*Adopt) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{14}
+	return file_record_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Adopt) GetNumber() uint32 {
@@ -1288,7 +1412,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_record_proto_msgTypes[15]
+	mi := &file_record_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1300,7 +1424,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[15]
+	mi := &file_record_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1313,7 +1437,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{15}
+	return file_record_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Stage) GetBucket() uint64 {
@@ -1427,7 +1551,7 @@ type Rename struct {
 
 func (x *Rename) Reset() {
 	*x = Rename{}
-	mi := &file_record_proto_msgTypes[16]
+	mi := &file_record_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +1563,7 @@ func (x *Rename) String() string {
 func (*Rename) ProtoMessage() {}
 
 func (x *Rename) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[16]
+	mi := &file_record_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +1576,7 @@ func (x *Rename) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rename.ProtoReflect.Descriptor instead.
 func (*Rename) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{16}
+	return file_record_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Rename) GetBucket() uint64 {
@@ -1502,7 +1626,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_record_proto_msgTypes[17]
+	mi := &file_record_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1514,7 +1638,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[17]
+	mi := &file_record_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1527,7 +1651,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{17}
+	return file_record_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Result) GetSeq() uint64 {
@@ -1610,7 +1734,7 @@ type Effect struct {
 
 func (x *Effect) Reset() {
 	*x = Effect{}
-	mi := &file_record_proto_msgTypes[18]
+	mi := &file_record_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1746,7 @@ func (x *Effect) String() string {
 func (*Effect) ProtoMessage() {}
 
 func (x *Effect) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[18]
+	mi := &file_record_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +1759,7 @@ func (x *Effect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Effect.ProtoReflect.Descriptor instead.
 func (*Effect) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{18}
+	return file_record_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Effect) GetKind() Effect_Kind {
@@ -1715,7 +1839,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_record_proto_msgTypes[19]
+	mi := &file_record_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1727,7 +1851,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[19]
+	mi := &file_record_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1740,7 +1864,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{19}
+	return file_record_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Command) GetFormat() uint32 {
@@ -1927,7 +2051,19 @@ const file_record_proto_rawDesc = "" +
 	"\n" +
 	"versioning\x18\x01 \x01(\rR\n" +
 	"versioning\x12\x16\n" +
-	"\x06fenced\x18\x02 \x01(\bR\x06fenced\"\xdf\x01\n" +
+	"\x06fenced\x18\x02 \x01(\bR\x06fenced\"\x82\x01\n" +
+	"\tBucketRow\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12/\n" +
+	"\acreated\x18\x02 \x01(\v2\x15.holdfast.record.TimeR\acreated\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\tR\x05owner\x12\x1e\n" +
+	"\n" +
+	"versioning\x18\x04 \x01(\rR\n" +
+	"versioning\"A\n" +
+	"\n" +
+	"SessionRow\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x1f\n" +
+	"\vlease_nanos\x18\x02 \x01(\x03R\n" +
+	"leaseNanos\"\xdf\x01\n" +
 	"\x05Usage\x12\x16\n" +
 	"\x06bucket\x18\x01 \x01(\x04R\x06bucket\x12\x18\n" +
 	"\aobjects\x18\x02 \x01(\x12R\aobjects\x12\x14\n" +
@@ -2019,81 +2155,84 @@ func file_record_proto_rawDescGZIP() []byte {
 }
 
 var file_record_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_record_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_record_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_record_proto_goTypes = []any{
-	(Effect_Kind)(0),  // 0: holdfast.record.Effect.Kind
-	(*Time)(nil),      // 1: holdfast.record.Time
-	(*ID)(nil),        // 2: holdfast.record.ID
-	(*UploadID)(nil),  // 3: holdfast.record.UploadID
-	(*Run)(nil),       // 4: holdfast.record.Run
-	(*Attr)(nil),      // 5: holdfast.record.Attr
-	(*Body)(nil),      // 6: holdfast.record.Body
-	(*Version)(nil),   // 7: holdfast.record.Version
-	(*Upload)(nil),    // 8: holdfast.record.Upload
-	(*Part)(nil),      // 9: holdfast.record.Part
-	(*Freed)(nil),     // 10: holdfast.record.Freed
-	(*Completed)(nil), // 11: holdfast.record.Completed
-	(*Row)(nil),       // 12: holdfast.record.Row
-	(*Bucket)(nil),    // 13: holdfast.record.Bucket
-	(*Usage)(nil),     // 14: holdfast.record.Usage
-	(*Adopt)(nil),     // 15: holdfast.record.Adopt
-	(*Stage)(nil),     // 16: holdfast.record.Stage
-	(*Rename)(nil),    // 17: holdfast.record.Rename
-	(*Result)(nil),    // 18: holdfast.record.Result
-	(*Effect)(nil),    // 19: holdfast.record.Effect
-	(*Command)(nil),   // 20: holdfast.record.Command
-	nil,               // 21: holdfast.record.Attr.XattrsEntry
-	nil,               // 22: holdfast.record.Version.HeadersEntry
-	nil,               // 23: holdfast.record.Version.MetaEntry
-	nil,               // 24: holdfast.record.Version.TagsEntry
-	nil,               // 25: holdfast.record.Version.ChecksumsEntry
-	nil,               // 26: holdfast.record.Part.ChecksumsEntry
+	(Effect_Kind)(0),   // 0: holdfast.record.Effect.Kind
+	(*Time)(nil),       // 1: holdfast.record.Time
+	(*ID)(nil),         // 2: holdfast.record.ID
+	(*UploadID)(nil),   // 3: holdfast.record.UploadID
+	(*Run)(nil),        // 4: holdfast.record.Run
+	(*Attr)(nil),       // 5: holdfast.record.Attr
+	(*Body)(nil),       // 6: holdfast.record.Body
+	(*Version)(nil),    // 7: holdfast.record.Version
+	(*Upload)(nil),     // 8: holdfast.record.Upload
+	(*Part)(nil),       // 9: holdfast.record.Part
+	(*Freed)(nil),      // 10: holdfast.record.Freed
+	(*Completed)(nil),  // 11: holdfast.record.Completed
+	(*Row)(nil),        // 12: holdfast.record.Row
+	(*Bucket)(nil),     // 13: holdfast.record.Bucket
+	(*BucketRow)(nil),  // 14: holdfast.record.BucketRow
+	(*SessionRow)(nil), // 15: holdfast.record.SessionRow
+	(*Usage)(nil),      // 16: holdfast.record.Usage
+	(*Adopt)(nil),      // 17: holdfast.record.Adopt
+	(*Stage)(nil),      // 18: holdfast.record.Stage
+	(*Rename)(nil),     // 19: holdfast.record.Rename
+	(*Result)(nil),     // 20: holdfast.record.Result
+	(*Effect)(nil),     // 21: holdfast.record.Effect
+	(*Command)(nil),    // 22: holdfast.record.Command
+	nil,                // 23: holdfast.record.Attr.XattrsEntry
+	nil,                // 24: holdfast.record.Version.HeadersEntry
+	nil,                // 25: holdfast.record.Version.MetaEntry
+	nil,                // 26: holdfast.record.Version.TagsEntry
+	nil,                // 27: holdfast.record.Version.ChecksumsEntry
+	nil,                // 28: holdfast.record.Part.ChecksumsEntry
 }
 var file_record_proto_depIdxs = []int32{
 	1,  // 0: holdfast.record.Attr.mtime:type_name -> holdfast.record.Time
 	1,  // 1: holdfast.record.Attr.atime:type_name -> holdfast.record.Time
 	1,  // 2: holdfast.record.Attr.ctime:type_name -> holdfast.record.Time
-	21, // 3: holdfast.record.Attr.xattrs:type_name -> holdfast.record.Attr.XattrsEntry
+	23, // 3: holdfast.record.Attr.xattrs:type_name -> holdfast.record.Attr.XattrsEntry
 	4,  // 4: holdfast.record.Body.parts:type_name -> holdfast.record.Run
 	3,  // 5: holdfast.record.Body.parts_of:type_name -> holdfast.record.UploadID
 	2,  // 6: holdfast.record.Version.id:type_name -> holdfast.record.ID
 	1,  // 7: holdfast.record.Version.modified:type_name -> holdfast.record.Time
-	22, // 8: holdfast.record.Version.headers:type_name -> holdfast.record.Version.HeadersEntry
-	23, // 9: holdfast.record.Version.meta:type_name -> holdfast.record.Version.MetaEntry
-	24, // 10: holdfast.record.Version.tags:type_name -> holdfast.record.Version.TagsEntry
-	25, // 11: holdfast.record.Version.checksums:type_name -> holdfast.record.Version.ChecksumsEntry
+	24, // 8: holdfast.record.Version.headers:type_name -> holdfast.record.Version.HeadersEntry
+	25, // 9: holdfast.record.Version.meta:type_name -> holdfast.record.Version.MetaEntry
+	26, // 10: holdfast.record.Version.tags:type_name -> holdfast.record.Version.TagsEntry
+	27, // 11: holdfast.record.Version.checksums:type_name -> holdfast.record.Version.ChecksumsEntry
 	5,  // 12: holdfast.record.Version.attr:type_name -> holdfast.record.Attr
 	6,  // 13: holdfast.record.Version.body:type_name -> holdfast.record.Body
 	2,  // 14: holdfast.record.Version.lineage:type_name -> holdfast.record.ID
 	1,  // 15: holdfast.record.Upload.started:type_name -> holdfast.record.Time
 	7,  // 16: holdfast.record.Upload.template:type_name -> holdfast.record.Version
 	1,  // 17: holdfast.record.Part.modified:type_name -> holdfast.record.Time
-	26, // 18: holdfast.record.Part.checksums:type_name -> holdfast.record.Part.ChecksumsEntry
+	28, // 18: holdfast.record.Part.checksums:type_name -> holdfast.record.Part.ChecksumsEntry
 	4,  // 19: holdfast.record.Freed.parts:type_name -> holdfast.record.Run
 	3,  // 20: holdfast.record.Freed.parts_of:type_name -> holdfast.record.UploadID
 	2,  // 21: holdfast.record.Freed.lineage:type_name -> holdfast.record.ID
 	2,  // 22: holdfast.record.Freed.version:type_name -> holdfast.record.ID
 	7,  // 23: holdfast.record.Completed.version:type_name -> holdfast.record.Version
 	1,  // 24: holdfast.record.Completed.expires:type_name -> holdfast.record.Time
-	7,  // 25: holdfast.record.Stage.version:type_name -> holdfast.record.Version
-	2,  // 26: holdfast.record.Stage.base:type_name -> holdfast.record.ID
-	3,  // 27: holdfast.record.Stage.adopts_of:type_name -> holdfast.record.UploadID
-	15, // 28: holdfast.record.Stage.adopts:type_name -> holdfast.record.Adopt
-	2,  // 29: holdfast.record.Stage.lineage:type_name -> holdfast.record.ID
-	1,  // 30: holdfast.record.Rename.started:type_name -> holdfast.record.Time
-	2,  // 31: holdfast.record.Result.id:type_name -> holdfast.record.ID
-	1,  // 32: holdfast.record.Result.modified:type_name -> holdfast.record.Time
-	3,  // 33: holdfast.record.Result.upload:type_name -> holdfast.record.UploadID
-	7,  // 34: holdfast.record.Result.version:type_name -> holdfast.record.Version
-	0,  // 35: holdfast.record.Effect.kind:type_name -> holdfast.record.Effect.Kind
-	2,  // 36: holdfast.record.Effect.id:type_name -> holdfast.record.ID
-	19, // 37: holdfast.record.Command.effects:type_name -> holdfast.record.Effect
-	14, // 38: holdfast.record.Command.usage:type_name -> holdfast.record.Usage
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	1,  // 25: holdfast.record.BucketRow.created:type_name -> holdfast.record.Time
+	7,  // 26: holdfast.record.Stage.version:type_name -> holdfast.record.Version
+	2,  // 27: holdfast.record.Stage.base:type_name -> holdfast.record.ID
+	3,  // 28: holdfast.record.Stage.adopts_of:type_name -> holdfast.record.UploadID
+	17, // 29: holdfast.record.Stage.adopts:type_name -> holdfast.record.Adopt
+	2,  // 30: holdfast.record.Stage.lineage:type_name -> holdfast.record.ID
+	1,  // 31: holdfast.record.Rename.started:type_name -> holdfast.record.Time
+	2,  // 32: holdfast.record.Result.id:type_name -> holdfast.record.ID
+	1,  // 33: holdfast.record.Result.modified:type_name -> holdfast.record.Time
+	3,  // 34: holdfast.record.Result.upload:type_name -> holdfast.record.UploadID
+	7,  // 35: holdfast.record.Result.version:type_name -> holdfast.record.Version
+	0,  // 36: holdfast.record.Effect.kind:type_name -> holdfast.record.Effect.Kind
+	2,  // 37: holdfast.record.Effect.id:type_name -> holdfast.record.ID
+	21, // 38: holdfast.record.Command.effects:type_name -> holdfast.record.Effect
+	16, // 39: holdfast.record.Command.usage:type_name -> holdfast.record.Usage
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_record_proto_init() }
@@ -2107,7 +2246,7 @@ func file_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_record_proto_rawDesc), len(file_record_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

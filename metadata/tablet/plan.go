@@ -77,8 +77,10 @@ func (p *Plan) Usage(bucket uint64) *record.Usage {
 // Clock says that the plan uses the logical clock up to clock.
 func (p *Plan) Clock(clock uint64) { p.command.Clock = max(p.command.Clock, clock) }
 
-// Effects is the number of effects so far.
-func (p *Plan) Effects() int { return len(p.command.Effects) }
+// Empty tells whether the plan changes nothing.
+func (p *Plan) Empty() bool {
+	return len(p.command.Effects) == 0 && p.command.Fence == 0 && p.command.FenceBelow == 0
+}
 
 func (p *Plan) add(e *record.Effect) { p.command.Effects = append(p.command.Effects, e) }
 
