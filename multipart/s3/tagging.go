@@ -1,0 +1,63 @@
+package s3
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/holdfast/holdfast/multipart/s3/xmlapi"
+)
+
+func getTagging(c *call) error {
+	object, err := c.open()
+	if err != nil {
+		return err
+	}
+	v := object.Version()
+	if err := object.Close(); err != nil {
+		return err
+	}
+	c.showVersion(v.ID, v.Null)
+	answer := xmlapi.Tagging{Xmlns: xmlapi.Namespace}
+	for key, value := range v.Tags {
+		answer.Tags = append(answer.Tags, xmlapi.Tag{Key: key, Value: value})
+	}
+	slices.SortFunc(answer.Tags, func(a, b xmlapi.Tag) int { return strings.Compare(a.Key, b.Key) })
+	c.xml(http.StatusOK, answer)
+	return nil
+}
+
+func putTagging(c *call) error {
+	var request xmlapi.Tagging
+	if err := c.readXML(&request, xmlapi.MaxBody); err != nil {
+		return err
+	}
+	tags := map[string]string{}
+	for _, tag := range request.Tags {
+		if _, twice := tags[tag.Key]; twice {
+			return Code("InvalidTag").because("Cannot provide multiple Tags with the same key.")
+		}
+		tags[tag.Key] = tag.Value
+	}
+	if err := checkTags(tags); err != nil {
+		return err
+	}
+	return c.setTags(tags, http.StatusOK)
+}
+
+func deleteTagging(c *call) error { return c.setTags(nil, http.StatusNoContent) }
+
+func (c *call) setTags(tags map[string]string, status int) error {
+	at, err := c.at()
+	if err != nil {
+		return err
+	}
+	if err := c.store().SetTags(c.ctx(), c.bucket.ID, c.key, at, tags); err != nil {
+		return err
+	}
+	if at.Version != nil {
+		c.showVersion(*at.Version, false)
+	}
+	c.empty(status)
+	return nil
+}
