@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -130,9 +131,10 @@ func (t *Tree) foundLocked(dir *node, seg segment, found Found) *node {
 // node, so that who has it open goes on reading the version that was opened.
 func (t *Tree) upsertLocked(dir *node, c childName, info Info) *node {
 	n := dir.children[c]
-	if n != nil && !c.dir && n.info.Version != info.Version && n.opens > 0 && !t.ownLocked(n) {
+	if n != nil && !c.dir && n.info.Version != info.Version && !t.ownLocked(n) && (n.opens > 0 || t.otherKind(n.info, info)) {
 		t.leave(n)
 		n.detached = true
+		t.drop(n)
 		n = nil
 	}
 	if n == nil {
@@ -146,6 +148,13 @@ func (t *Tree) upsertLocked(dir *node, c childName, info Info) *node {
 		n.info = info
 	}
 	return n
+}
+
+// otherKind tells whether the kernel must not take the new version for the inode it knows: the type changed, or the
+// target of a symbolic link, which it keeps.
+func (t *Tree) otherKind(before, after Info) bool {
+	a, b := t.complete(before.Attr, false), t.complete(after.Attr, false)
+	return a.Mode&syscall.S_IFMT != b.Mode&syscall.S_IFMT || a.Target != b.Target
 }
 
 func childKey(dir *node, c childName) string {
