@@ -7,6 +7,7 @@ import (
 	"math/bits"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast/holdfast/cluster"
@@ -19,33 +20,55 @@ const (
 	allShards uint16 = 1<<Shards - 1
 )
 
-// call runs f on a drive and waits for it until ctx ends or wait is over; then it returns and leaves f to itself,
-// which must own all that it writes to. Such calls are bounded by their callers: none repeats before this one ended.
-func call[T any](s *Store, ctx context.Context, wait time.Duration, f func(context.Context) (T, error)) (T, error) {
+// call runs f on a drive and waits for it until ctx ends or wait is over; then it returns and leaves f to itself, and
+// to f the memory of w, which may be nil. A drive on which a call hangs is not called again before that one returned.
+func call[T any](ctx context.Context, s *Store, m *member, wait time.Duration, w *window, f func(context.Context) (T, error)) (T, error) {
 	type answer struct {
 		value T
 		err   error
 	}
-	ch := make(chan answer, 1)
+	var none T
+	if m.hangs(s.config.Now()) {
+		return none, fmt.Errorf("calls hang on it: %w", ErrDriveDown)
+	}
 	bounded, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	var none T
+	ch := make(chan answer, 1)
+	var state atomic.Int32
+	if w != nil {
+		w.retain()
+	}
+	release := func() {
+		if w != nil {
+			w.release()
+		}
+	}
 	ok := s.spawn(func() {
+		defer release()
 		value, err := f(bounded)
 		ch <- answer{value, err}
+		if !state.CompareAndSwap(readRunning, readDone) && state.Load() == readHung {
+			m.returnRead()
+		}
 	})
 	if !ok {
+		release()
 		return none, ErrClosed
 	}
 	select {
 	case a := <-ch:
 		return a.value, a.err
 	case <-bounded.Done():
-		if err := ctx.Err(); err != nil {
-			return none, err
-		}
-		return none, fmt.Errorf("no answer for %v: %w", wait, ErrDriveDown)
 	}
+	if err := ctx.Err(); err != nil {
+		state.CompareAndSwap(readRunning, readLeft)
+		return none, err
+	}
+	m.hangRead(s.config.Now())
+	if !state.CompareAndSwap(readRunning, readHung) {
+		m.returnRead() // it returned in the same moment
+	}
+	return none, fmt.Errorf("no answer for %v: %w", wait, ErrDriveDown)
 }
 
 // driveSlots are the slots of a volume that one drive holds.

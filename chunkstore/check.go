@@ -54,7 +54,7 @@ func (s *Store) checkShard(ctx context.Context, c Chunk, v Volume, shard int) er
 		return ErrDriveDown
 	}
 	key := ShardKey{Volume: c.Volume, Chunk: c.ID, Shard: uint8(shard)}
-	_, err := call(s, ctx, slowCall, func(ctx context.Context) (struct{}, error) {
+	_, err := call(ctx, s, m, slowCall, nil, func(ctx context.Context) (struct{}, error) {
 		h, err := m.drive.Header(ctx, key)
 		if err == nil {
 			err = h.Verify(c)

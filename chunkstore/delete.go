@@ -82,9 +82,6 @@ func (s *Store) deleteKeys(ctx context.Context, slots driveSlots, chunks []Chunk
 	if m == nil {
 		return fmt.Errorf("drive %v is missing: %w", slots.drive, ErrDriveDown)
 	}
-	if m.hangs(s.config.Now()) {
-		return fmt.Errorf("drive %v does not answer: %w", slots.drive, ErrDriveDown)
-	}
 	keys := make([]ShardKey, 0, len(chunks)*slots.count())
 	for _, c := range chunks {
 		for i := range Shards {
@@ -93,7 +90,7 @@ func (s *Store) deleteKeys(ctx context.Context, slots driveSlots, chunks []Chunk
 			}
 		}
 	}
-	_, err := call(s, ctx, slowCall, func(ctx context.Context) (struct{}, error) {
+	_, err := call(ctx, s, m, slowCall, nil, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, m.drive.Delete(ctx, keys)
 	})
 	if err != nil {

@@ -64,7 +64,7 @@ func (f *fetch) moved(ctx context.Context) bool {
 func (f *fetch) run(ctx context.Context) error {
 	var want []int
 	for i := range dataCells {
-		if !f.geo.need(i).empty() {
+		if !f.geo.need(i).empty() && f.fault[i] == nil {
 			want = append(want, i)
 		}
 	}
@@ -349,7 +349,7 @@ func (f *fetch) prove(ctx context.Context, shard int, columns piece) error {
 		return nil
 	}
 	key := ShardKey{Volume: f.chunk.Volume, Chunk: f.chunk.ID, Shard: uint8(shard)}
-	h, err := call(f.store, ctx, f.store.config.ReadDeadline, func(ctx context.Context) (*Header, error) {
+	h, err := call(ctx, f.store, m, f.store.config.ReadDeadline, nil, func(ctx context.Context) (*Header, error) {
 		return m.drive.Header(ctx, key)
 	})
 	if err != nil || h.Verify(f.chunk) != nil {

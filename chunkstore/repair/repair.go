@@ -1,0 +1,192 @@
+// Package repair brings every chunk back to twelve whole shards on their home drives: it rebuilds what intents name,
+// what a drive that returned does not hold, and moves shards that doubled up on other drives home.
+//
+//	intents, drives that came back ─ survey ─ tasks, least redundancy first ─ Store.Restore ─ rows, intents resolved
+//
+// It never deletes a shard that may be the last of its kind: the only deletes are of copies at a place that a volume's
+// row does not name any more, after the copy at the new place was checked. What was deleted while a drive was away is
+// deleted there by whoever frees chunks, not here.
+package repair
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/holdfast/holdfast/chunkstore"
+	"github.com/holdfast/holdfast/cluster"
+)
+
+const (
+	// DefaultInterval is how often intents are looked for when no drive comes or goes.
+	DefaultInterval = 5 * time.Second
+	// DefaultShare is the part of the time that repair works while all chunks survive the loss of one drive more;
+	// otherwise it does not pause.
+	DefaultShare = 0.5
+	// intentsPerPass bounds the memory of one pass; the next one takes the rest.
+	intentsPerPass = 10_000
+)
+
+// Config is what a Worker is made from.
+type Config struct {
+	Store   *chunkstore.Store
+	Volumes chunkstore.Volumes
+	Drives  *chunkstore.Drives
+	// Interval is how often intents are looked for. Zero means DefaultInterval.
+	Interval time.Duration
+	// Share is the part of the time, up to 1, that repair works. Zero means DefaultShare.
+	Share float64
+	Log   *slog.Logger // nil: slog.Default()
+}
+
+// Progress is what the last pass found and what all passes did.
+type Progress struct {
+	// UnderProtected is the exact number of chunks with a shard that is missing, damaged, on a drive that is down, or
+	// away from its home drive. It is 0 when repair is done.
+	UnderProtected int64
+	// Away is the number of volumes with shards away from their home drives.
+	Away int64
+	// Intents is the number of intents left.
+	Intents int64
+	// Restored, Moved and Failed count shards restored, slots moved home, and attempts that failed, since the start.
+	Restored int64
+	Moved    int64
+	Failed   int64
+}
+
+// Worker repairs. Make it with New.
+type Worker struct {
+	config Config
+
+	run sync.Mutex // one pass at a time; held over I/O by design
+
+	mu       sync.Mutex // guards progress
+	progress Progress
+
+	// The rest belongs to the pass under way.
+	seen    map[cluster.DriveID]chunkstore.Drive // drives that were up at the last pass
+	volumes map[chunkstore.VolumeID]*known
+	resting time.Duration // pause owed for work done
+}
+
+// known is what the last survey of a volume found, so that a quiet volume is not listed again.
+type known struct {
+	up    uint16 // slots on drives that are up
+	dirty bool   // some slot may lack shards
+
+	epoch    cluster.Epoch // of the row that was surveyed
+	surveyed time.Time
+	chunks   int64                           // union of all slots that answered
+	short    map[chunkstore.ChunkID]struct{} // chunks with shards missing on drives that are up
+}
+
+func (k *known) note(v chunkstore.Volume, chunks int) {
+	k.epoch, k.surveyed, k.chunks = v.Epoch, time.Now(), int64(chunks)
+}
+
+// New returns a Worker.
+func New(config Config) *Worker {
+	if config.Interval == 0 {
+		config.Interval = DefaultInterval
+	}
+	if config.Share <= 0 || config.Share > 1 {
+		config.Share = DefaultShare
+	}
+	if config.Log == nil {
+		config.Log = slog.Default()
+	}
+	return &Worker{config: config, volumes: make(map[chunkstore.VolumeID]*known)}
+}
+
+// Name says what the worker is called in status.
+func (w *Worker) Name() string { return "repair" }
+
+// Progress returns what the last pass found.
+func (w *Worker) Progress() Progress {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.progress
+}
+
+// Run repairs until ctx ends: at once, when drives come or go, and every Interval.
+func (w *Worker) Run(ctx context.Context) error {
+	changed, cancel := w.config.Drives.Subscribe()
+	defer cancel()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-timer.C:
+		}
+		if _, err := w.RunOnce(ctx); err != nil {
+			return err
+		}
+		timer.Reset(w.config.Interval)
+	}
+}
+
+// RunOnce makes one pass and returns what is left. An error means that rows could not be read or changed; shards that
+// could not be restored are counted, logged and tried again by the next pass.
+func (w *Worker) RunOnce(ctx context.Context) (Progress, error) {
+	w.run.Lock()
+	defer w.run.Unlock()
+	rows, err := w.observe(ctx)
+	if err != nil {
+		return w.Progress(), err
+	}
+	intents, err := w.intents(ctx, rows)
+	if err != nil {
+		return w.Progress(), err
+	}
+	for _, task := range intents {
+		if err := w.settle(ctx, task); err != nil {
+			return w.Progress(), err
+		}
+	}
+	for _, id := range order(rows) {
+		if err := w.tend(ctx, rows[id]); err != nil {
+			return w.Progress(), err
+		}
+	}
+	err = w.count(ctx)
+	return w.Progress(), err
+}
+
+// restored notes the outcome of one Store.Restore and pauses as the share asks. It returns an error only when ctx has
+// ended.
+func (w *Worker) restored(ctx context.Context, c chunkstore.Chunk, shard, losses int, begun time.Time, err error) error {
+	w.mu.Lock()
+	if err == nil {
+		w.progress.Restored++
+	} else {
+		w.progress.Failed++
+	}
+	w.mu.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil && !errors.Is(err, chunkstore.ErrDeleted) {
+		w.config.Log.Info("shard is not restored yet", "chunk", c.ID.String(), "volume", c.Volume, "shard", shard, "err", err)
+	}
+	if losses < 1 {
+		return nil // one more loss would lose it, or it cannot be read: no pause before the next
+	}
+	w.resting += time.Duration(float64(time.Since(begun)) * (1/w.config.Share - 1))
+	if w.resting < 10*time.Millisecond {
+		return nil // too short for a timer to measure; owed
+	}
+	timer := time.NewTimer(w.resting)
+	defer timer.Stop()
+	w.resting = 0
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
