@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/vfs"
 )
 
 // recordHeader is what a disk adds to each shard, so that the sizes told are those of a disk.
@@ -80,9 +81,13 @@ func (d *Drive) Put(ctx context.Context, h *chunkstore.Header, cells [][]byte) e
 	}
 	size := 0
 	for _, cell := range cells {
+		if !vfs.IsAligned(cell) {
+			return fmt.Errorf("put %v: a cell is not aligned to %d bytes: %w", h.Key, vfs.Align, chunkstore.ErrDamaged)
+		}
 		size += len(cell)
 	}
-	if int64(size) != h.Layout.ShardSize() || len(h.Leaves) != h.Layout.Leaves() || h.Key.Shard >= chunkstore.Shards {
+	if h.Key.Shard >= chunkstore.Shards || int64(size) != h.Layout.ShardSize() || len(h.Leaves) != h.Layout.Leaves() ||
+		chunkstore.Root(h.Leaves) != h.Roots[h.Key.Shard] {
 		return fmt.Errorf("put %v: %d bytes and %d leaves do not fit the layout: %w", h.Key, size, len(h.Leaves), chunkstore.ErrDamaged)
 	}
 	r := &record{header: *h, payload: slices.Concat(cells...)}
@@ -208,6 +213,9 @@ func (d *Drive) Shards(ctx context.Context, volume chunkstore.VolumeID) ([]chunk
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.stopped(); err != nil {
+		return nil, fmt.Errorf("shards of volume %d: %w", volume, err)
+	}
 	var list []chunkstore.ShardInfo
 	for key, r := range d.shards {
 		if key.Volume == volume {
