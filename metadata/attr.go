@@ -46,7 +46,7 @@ func (c *Catalog) SetAttr(ctx context.Context, bucket BucketID, key string, id V
 // SetTags replaces the tags of one version in place: of the current one (id nil, null false), the null version, or id.
 // Nil tags remove them all.
 func (c *Catalog) SetTags(ctx context.Context, bucket BucketID, key string, id *VersionID, null bool, tags map[string]string) error {
-	return c.inPlace(ctx, bucket, key, id, null, func(v *record.Version) { v.Tags = tags })
+	return c.inPlace(ctx, bucket, key, id, null, func(v *record.Version) { v.Tags = fromMap(tags) })
 }
 
 // Lend marks a version as Shared before another one refers to its chunks: from then on only sweep may free them.

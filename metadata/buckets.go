@@ -81,10 +81,10 @@ func (c *Catalog) CreateBucket(ctx context.Context, name, owner string) (Bucket,
 
 func bucketValue(b Bucket) []byte {
 	value, err := proto.Marshal(&record.BucketRow{
-		Id: uint64(b.ID), Created: fromTime(b.Created), Owner: b.Owner, Versioning: uint32(b.Versioning),
+		Id: uint64(b.ID), Created: fromTime(b.Created), Owner: []byte(b.Owner), Versioning: uint32(b.Versioning),
 	})
 	if err != nil {
-		panic(err) // only text that is not UTF-8 can do that, and owners are access keys
+		panic(err) // numbers and bytes always encode
 	}
 	return value
 }
@@ -95,7 +95,7 @@ func parseBucket(row root.Row) (Bucket, error) {
 		return Bucket{}, fmt.Errorf("row of bucket %q: %w", row.Name, err)
 	}
 	return Bucket{
-		ID: BucketID(r.Id), Name: row.Name, Created: toTime(r.Created), Owner: r.Owner, Versioning: Versioning(r.Versioning),
+		ID: BucketID(r.Id), Name: row.Name, Created: toTime(r.Created), Owner: string(r.Owner), Versioning: Versioning(r.Versioning),
 	}, nil
 }
 

@@ -73,7 +73,7 @@ func (e *evaluation) complete(p Complete, u *record.Upload) (*record.Version, *r
 		return nil, nil, err
 	}
 	a.describe(v, e.now)
-	body := &record.Body{Parts: a.runs, PartsOf: fromUploadID(p.Upload), PartsKey: p.Key}
+	body := &record.Body{Parts: a.runs, PartsOf: fromUploadID(p.Upload), PartsKey: []byte(p.Key)}
 	if err := e.install(t, v, body, nil); err != nil {
 		return nil, nil, err
 	}
@@ -157,17 +157,20 @@ func (a *assembly) verify(want CompletePart, part *record.Part, last bool) error
 	switch {
 	case part.Adopted:
 		return fmt.Errorf("part %d belongs to a version: %w", want.Number, ErrInvalidPart)
-	case want.ETag != "" && want.ETag != part.Etag:
+	case want.ETag != "" && want.ETag != string(part.Etag):
 		return fmt.Errorf("part %d: etag differs: %w", want.Number, ErrInvalidPart)
 	case !last && part.Size < least:
 		return fmt.Errorf("part %d of %d bytes: %w", want.Number, part.Size, ErrPartTooSmall)
 	}
-	for algorithm, value := range want.Checksums {
-		if part.Checksums[algorithm] != value {
-			return fmt.Errorf("part %d: %s checksum differs: %w", want.Number, algorithm, ErrInvalidPart)
+	if len(want.Checksums) > 0 {
+		stored := toMap[string](part.Checksums)
+		for algorithm, value := range want.Checksums {
+			if stored[algorithm] != value {
+				return fmt.Errorf("part %d: %s checksum differs: %w", want.Number, algorithm, ErrInvalidPart)
+			}
 		}
 	}
-	digest, err := hex.AppendDecode(a.digest, []byte(part.Etag))
+	digest, err := hex.AppendDecode(a.digest, part.Etag)
 	if err != nil || len(digest) != len(a.digest)+md5.Size {
 		return fmt.Errorf("part %d: stored etag %q is no MD5: %w", want.Number, part.Etag, ErrInvalidPart)
 	}
@@ -179,14 +182,14 @@ func (a *assembly) verify(want CompletePart, part *record.Part, last bool) error
 func (a *assembly) describe(v *record.Version, now time.Time) {
 	p := a.request
 	sum := md5.Sum(a.digest)
-	v.Etag = hex.EncodeToString(sum[:]) + "-" + strconv.Itoa(len(p.Parts))
+	v.Etag = strconv.AppendInt(append(hex.AppendEncode(nil, sum[:]), '-'), int64(len(p.Parts)), 10)
 	v.Size, v.Shared = a.size, a.shared
 	v.Modified = modifiedOr(p.Modified, now)
 	if p.Checksums != nil {
-		v.Checksums = p.Checksums
+		v.Checksums = fromMap(p.Checksums)
 	}
 	if p.ChecksumType != "" {
-		v.ChecksumType = p.ChecksumType
+		v.ChecksumType = []byte(p.ChecksumType)
 	}
 	if p.Attr != nil {
 		v.Attr = fromAttr(p.Attr)

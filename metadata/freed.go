@@ -149,7 +149,7 @@ func (s state) freedPages(out []Freed, f Freed, r *record.Freed, passed, max int
 		next.Row = freedRow{f.Row, page[0], page[len(page)-1]}.bytes()
 		next.Parts = []Part{}
 		for _, number := range page {
-			p, err := s.part(f.Bucket, r.PartsKey, toUploadID(r.PartsOf), number)
+			p, err := s.part(f.Bucket, string(r.PartsKey), toUploadID(r.PartsOf), number)
 			if err != nil {
 				return nil, err
 			}
@@ -235,7 +235,7 @@ func (e *evaluation) dropFreed(key []byte, pages []freedRow) error {
 			dropped = dropped || page.last == 0 || (number >= page.first && number <= page.last)
 		}
 		if dropped {
-			e.plan.Delete(record.PartRow(bucket, r.PartsKey, r.PartsOf, number))
+			e.plan.Delete(record.PartRow(bucket, string(r.PartsKey), r.PartsOf, number))
 		} else {
 			left = append(left, number)
 		}

@@ -31,7 +31,7 @@ func (c *Catalog) RenamePrefix(ctx context.Context, bucket BucketID, from, to st
 	if !strings.HasSuffix(from, "/") || !strings.HasSuffix(to, "/") || strings.HasPrefix(to, from) || strings.HasPrefix(from, to) {
 		return fmt.Errorf("%q to %q: %w", from, to, ErrBadRename)
 	}
-	job := prefixRename{c, &record.Rename{Bucket: uint64(bucket), From: from, To: to, Started: fromTime(c.config.Now())}}
+	job := prefixRename{c, &record.Rename{Bucket: uint64(bucket), From: []byte(from), To: []byte(to), Started: fromTime(c.config.Now())}}
 	if err := c.enter(); err != nil {
 		return err
 	}
@@ -64,13 +64,15 @@ type prefixRename struct {
 }
 
 func (j prefixRename) bucket() BucketID { return BucketID(j.r.Bucket) }
+func (j prefixRename) from() string     { return string(j.r.From) }
+func (j prefixRename) to() string       { return string(j.r.To) }
 
 func (j prefixRename) spans() []latchSpan {
-	return []latchSpan{prefixLatch(j.bucket(), j.r.From), prefixLatch(j.bucket(), j.r.To)}
+	return []latchSpan{prefixLatch(j.bucket(), j.from()), prefixLatch(j.bucket(), j.to())}
 }
 
 func (j prefixRename) journalRow() []byte {
-	return record.AppendEscaped(record.Local(record.LocalRename, j.r.Bucket), j.r.From)
+	return record.AppendEscaped(record.Local(record.LocalRename, j.r.Bucket), j.from())
 }
 
 // run does it in one command, or writes the journal and goes on with the first piece and the rest.
@@ -97,13 +99,13 @@ func (j prefixRename) allowed(e *evaluation) error {
 	if _, err := e.bucket(j.bucket()); err != nil {
 		return err
 	}
-	switch others, err := e.anyBelow(j.bucket(), j.r.To, true); {
+	switch others, err := e.anyBelow(j.bucket(), j.to(), true); {
 	case err != nil:
 		return err
 	case others:
 		return ErrDirNotEmpty
 	}
-	switch any, err := e.anyBelow(j.bucket(), j.r.From, false); {
+	switch any, err := e.anyBelow(j.bucket(), j.from(), false); {
 	case err != nil:
 		return err
 	case !any:
@@ -139,7 +141,7 @@ func (j prefixRename) piece(e *evaluation) (whole bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	rows := record.PrefixRows(record.FamilyCurrent, j.r.Bucket, j.r.From)
+	rows := record.PrefixRows(record.FamilyCurrent, j.r.Bucket, j.from())
 	it := e.r.Iterate(kv.Span{Start: rows, End: record.After(rows)})
 	defer it.Close()
 	keys, size := 0, 0
@@ -174,7 +176,7 @@ func (j prefixRename) piece(e *evaluation) (whole bool, err error) {
 
 // move plans one key's move.
 func (j prefixRename) move(e *evaluation, source target, versions bool) error {
-	key := j.r.To + strings.TrimPrefix(source.key, j.r.From)
+	key := j.to() + strings.TrimPrefix(source.key, j.from())
 	if err := checkKey(key); err != nil {
 		return err
 	}
@@ -237,7 +239,7 @@ func (c *Catalog) resumeRename(ctx context.Context, job prefixRename) error {
 		defer c.work.Done()
 		defer c.latches.release(held)
 		if err := job.rest(c.life); err != nil {
-			c.log.Error("prefix rename is not finished", "bucket", job.r.Bucket, "from", job.r.From, "to", job.r.To, "err", err)
+			c.log.Error("prefix rename is not finished", "bucket", job.r.Bucket, "from", job.from(), "to", job.to(), "err", err)
 		}
 	}()
 	return nil

@@ -96,7 +96,7 @@ func (e *evaluation) dropStageFor(k StageKey, next *record.Stage) error {
 			e.plan.Delete(stageHoldRow(old, k))
 		}
 		if !bytes.Equal(old.Own, next.Own) {
-			if err := e.freeManifest(BucketID(old.Bucket), old.Key, false, old.Own); err != nil {
+			if err := e.freeManifest(BucketID(old.Bucket), string(old.Key), false, old.Own); err != nil {
 				return err
 			}
 		}

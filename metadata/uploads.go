@@ -283,7 +283,7 @@ func (e *evaluation) freeParts(bucket BucketID, key string, id UploadID, left *l
 			continue
 		}
 		err := e.freeRow(bucket, key, group.shared, &record.Freed{
-			Parts: runsOf(group.numbers, size), PartsOf: fromUploadID(id), PartsKey: key,
+			Parts: runsOf(group.numbers, size), PartsOf: fromUploadID(id), PartsKey: []byte(key),
 		})
 		if err != nil {
 			return err

@@ -35,11 +35,11 @@ func (i If) check(current *record.Version) error {
 		return fmt.Errorf("if-match *: %w", ErrPrecondition)
 	case i.Match != "" && i.Match != "*" && current == nil:
 		return fmt.Errorf("if-match on a key that does not exist: %w", ErrNoSuchKey)
-	case i.Match != "" && i.Match != "*" && current.Etag != i.Match:
+	case i.Match != "" && i.Match != "*" && string(current.Etag) != i.Match:
 		return fmt.Errorf("if-match: %w", ErrPrecondition)
 	case i.NoneMatch == "*" && current != nil:
 		return fmt.Errorf("if-none-match *: %w", ErrPrecondition)
-	case i.NoneMatch != "" && i.NoneMatch != "*" && current != nil && current.Etag == i.NoneMatch:
+	case i.NoneMatch != "" && i.NoneMatch != "*" && current != nil && string(current.Etag) == i.NoneMatch:
 		return fmt.Errorf("if-none-match: %w", ErrPrecondition)
 	}
 	return nil
@@ -320,6 +320,6 @@ func modifiedOr(t, now time.Time) *record.Time {
 
 // sameRows tells whether two versions consist of the same part rows.
 func sameRows(a, b *record.Body) bool {
-	return len(a.Parts) > 0 && a.PartsKey == b.PartsKey && proto.Equal(a.PartsOf, b.PartsOf) &&
+	return len(a.Parts) > 0 && string(a.PartsKey) == string(b.PartsKey) && proto.Equal(a.PartsOf, b.PartsOf) &&
 		slices.EqualFunc(a.Parts, b.Parts, func(x, y *record.Run) bool { return proto.Equal(x, y) })
 }

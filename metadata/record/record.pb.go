@@ -82,7 +82,7 @@ func (x Effect_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Effect_Kind.Descriptor instead.
 func (Effect_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{20, 0}
+	return file_record_proto_rawDescGZIP(), []int{21, 0}
 }
 
 // Time is a wall-clock time; the zero time of Go is written as it is (its seconds are negative).
@@ -305,6 +305,59 @@ func (x *Run) GetSize() int64 {
 	return 0
 }
 
+// Pair is an entry of a map. Names and values are bytes: what clients send is not always UTF-8.
+type Pair struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          []byte                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pair) Reset() {
+	*x = Pair{}
+	mi := &file_record_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pair) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pair) ProtoMessage() {}
+
+func (x *Pair) ProtoReflect() protoreflect.Message {
+	mi := &file_record_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pair.ProtoReflect.Descriptor instead.
+func (*Pair) Descriptor() ([]byte, []int) {
+	return file_record_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Pair) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *Pair) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
 type Attr struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Mode          uint32                 `protobuf:"varint,1,opt,name=mode,proto3" json:"mode,omitempty"`
@@ -314,8 +367,8 @@ type Attr struct {
 	Atime         *Time                  `protobuf:"bytes,5,opt,name=atime,proto3" json:"atime,omitempty"`
 	Ctime         *Time                  `protobuf:"bytes,6,opt,name=ctime,proto3" json:"ctime,omitempty"`
 	Rdev          uint32                 `protobuf:"varint,7,opt,name=rdev,proto3" json:"rdev,omitempty"`
-	Target        string                 `protobuf:"bytes,8,opt,name=target,proto3" json:"target,omitempty"`
-	Xattrs        map[string][]byte      `protobuf:"bytes,9,rep,name=xattrs,proto3" json:"xattrs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Target        []byte                 `protobuf:"bytes,8,opt,name=target,proto3" json:"target,omitempty"`
+	Xattrs        []*Pair                `protobuf:"bytes,9,rep,name=xattrs,proto3" json:"xattrs,omitempty"`
 	Inode         uint64                 `protobuf:"varint,10,opt,name=inode,proto3" json:"inode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -323,7 +376,7 @@ type Attr struct {
 
 func (x *Attr) Reset() {
 	*x = Attr{}
-	mi := &file_record_proto_msgTypes[4]
+	mi := &file_record_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -335,7 +388,7 @@ func (x *Attr) String() string {
 func (*Attr) ProtoMessage() {}
 
 func (x *Attr) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[4]
+	mi := &file_record_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -348,7 +401,7 @@ func (x *Attr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attr.ProtoReflect.Descriptor instead.
 func (*Attr) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{4}
+	return file_record_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Attr) GetMode() uint32 {
@@ -400,14 +453,14 @@ func (x *Attr) GetRdev() uint32 {
 	return 0
 }
 
-func (x *Attr) GetTarget() string {
+func (x *Attr) GetTarget() []byte {
 	if x != nil {
 		return x.Target
 	}
-	return ""
+	return nil
 }
 
-func (x *Attr) GetXattrs() map[string][]byte {
+func (x *Attr) GetXattrs() []*Pair {
 	if x != nil {
 		return x.Xattrs
 	}
@@ -428,14 +481,14 @@ type Body struct {
 	Manifest      []byte                 `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	Parts         []*Run                 `protobuf:"bytes,3,rep,name=parts,proto3" json:"parts,omitempty"`
 	PartsOf       *UploadID              `protobuf:"bytes,4,opt,name=parts_of,json=partsOf,proto3" json:"parts_of,omitempty"`
-	PartsKey      string                 `protobuf:"bytes,5,opt,name=parts_key,json=partsKey,proto3" json:"parts_key,omitempty"`
+	PartsKey      []byte                 `protobuf:"bytes,5,opt,name=parts_key,json=partsKey,proto3" json:"parts_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Body) Reset() {
 	*x = Body{}
-	mi := &file_record_proto_msgTypes[5]
+	mi := &file_record_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +500,7 @@ func (x *Body) String() string {
 func (*Body) ProtoMessage() {}
 
 func (x *Body) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[5]
+	mi := &file_record_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +513,7 @@ func (x *Body) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Body.ProtoReflect.Descriptor instead.
 func (*Body) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{5}
+	return file_record_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Body) GetInline() []byte {
@@ -491,11 +544,11 @@ func (x *Body) GetPartsOf() *UploadID {
 	return nil
 }
 
-func (x *Body) GetPartsKey() string {
+func (x *Body) GetPartsKey() []byte {
 	if x != nil {
 		return x.PartsKey
 	}
-	return ""
+	return nil
 }
 
 // Version is a version of an object or a delete marker. Its key and, in family v, its id stand in the row's key.
@@ -505,13 +558,13 @@ type Version struct {
 	Null         bool                   `protobuf:"varint,2,opt,name=null,proto3" json:"null,omitempty"`
 	DeleteMarker bool                   `protobuf:"varint,3,opt,name=delete_marker,json=deleteMarker,proto3" json:"delete_marker,omitempty"`
 	Size         int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
-	Etag         string                 `protobuf:"bytes,5,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag         []byte                 `protobuf:"bytes,5,opt,name=etag,proto3" json:"etag,omitempty"`
 	Modified     *Time                  `protobuf:"bytes,6,opt,name=modified,proto3" json:"modified,omitempty"`
-	Headers      map[string]string      `protobuf:"bytes,7,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Meta         map[string]string      `protobuf:"bytes,8,rep,name=meta,proto3" json:"meta,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Tags         map[string]string      `protobuf:"bytes,9,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Checksums    map[string]string      `protobuf:"bytes,10,rep,name=checksums,proto3" json:"checksums,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	ChecksumType string                 `protobuf:"bytes,11,opt,name=checksum_type,json=checksumType,proto3" json:"checksum_type,omitempty"`
+	Headers      []*Pair                `protobuf:"bytes,7,rep,name=headers,proto3" json:"headers,omitempty"`
+	Meta         []*Pair                `protobuf:"bytes,8,rep,name=meta,proto3" json:"meta,omitempty"`
+	Tags         []*Pair                `protobuf:"bytes,9,rep,name=tags,proto3" json:"tags,omitempty"`
+	Checksums    []*Pair                `protobuf:"bytes,10,rep,name=checksums,proto3" json:"checksums,omitempty"`
+	ChecksumType []byte                 `protobuf:"bytes,11,opt,name=checksum_type,json=checksumType,proto3" json:"checksum_type,omitempty"`
 	Attr         *Attr                  `protobuf:"bytes,12,opt,name=attr,proto3" json:"attr,omitempty"`
 	Shared       bool                   `protobuf:"varint,13,opt,name=shared,proto3" json:"shared,omitempty"`
 	// A small body stands here; a larger one in family e under the same key and id, and overflow is set.
@@ -525,7 +578,7 @@ type Version struct {
 
 func (x *Version) Reset() {
 	*x = Version{}
-	mi := &file_record_proto_msgTypes[6]
+	mi := &file_record_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -537,7 +590,7 @@ func (x *Version) String() string {
 func (*Version) ProtoMessage() {}
 
 func (x *Version) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[6]
+	mi := &file_record_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -550,7 +603,7 @@ func (x *Version) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Version.ProtoReflect.Descriptor instead.
 func (*Version) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{6}
+	return file_record_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Version) GetId() *ID {
@@ -581,11 +634,11 @@ func (x *Version) GetSize() int64 {
 	return 0
 }
 
-func (x *Version) GetEtag() string {
+func (x *Version) GetEtag() []byte {
 	if x != nil {
 		return x.Etag
 	}
-	return ""
+	return nil
 }
 
 func (x *Version) GetModified() *Time {
@@ -595,39 +648,39 @@ func (x *Version) GetModified() *Time {
 	return nil
 }
 
-func (x *Version) GetHeaders() map[string]string {
+func (x *Version) GetHeaders() []*Pair {
 	if x != nil {
 		return x.Headers
 	}
 	return nil
 }
 
-func (x *Version) GetMeta() map[string]string {
+func (x *Version) GetMeta() []*Pair {
 	if x != nil {
 		return x.Meta
 	}
 	return nil
 }
 
-func (x *Version) GetTags() map[string]string {
+func (x *Version) GetTags() []*Pair {
 	if x != nil {
 		return x.Tags
 	}
 	return nil
 }
 
-func (x *Version) GetChecksums() map[string]string {
+func (x *Version) GetChecksums() []*Pair {
 	if x != nil {
 		return x.Checksums
 	}
 	return nil
 }
 
-func (x *Version) GetChecksumType() string {
+func (x *Version) GetChecksumType() []byte {
 	if x != nil {
 		return x.ChecksumType
 	}
-	return ""
+	return nil
 }
 
 func (x *Version) GetAttr() *Attr {
@@ -668,9 +721,9 @@ func (x *Version) GetLineage() *ID {
 type Upload struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	Started           *Time                  `protobuf:"bytes,1,opt,name=started,proto3" json:"started,omitempty"`
-	Owner             string                 `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
+	Owner             []byte                 `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
 	Template          *Version               `protobuf:"bytes,3,opt,name=template,proto3" json:"template,omitempty"`
-	ChecksumAlgorithm string                 `protobuf:"bytes,4,opt,name=checksum_algorithm,json=checksumAlgorithm,proto3" json:"checksum_algorithm,omitempty"`
+	ChecksumAlgorithm []byte                 `protobuf:"bytes,4,opt,name=checksum_algorithm,json=checksumAlgorithm,proto3" json:"checksum_algorithm,omitempty"`
 	Internal          bool                   `protobuf:"varint,5,opt,name=internal,proto3" json:"internal,omitempty"`
 	// The session that made an internal upload: it ends with it.
 	Session       uint64 `protobuf:"varint,6,opt,name=session,proto3" json:"session,omitempty"`
@@ -680,7 +733,7 @@ type Upload struct {
 
 func (x *Upload) Reset() {
 	*x = Upload{}
-	mi := &file_record_proto_msgTypes[7]
+	mi := &file_record_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +745,7 @@ func (x *Upload) String() string {
 func (*Upload) ProtoMessage() {}
 
 func (x *Upload) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[7]
+	mi := &file_record_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +758,7 @@ func (x *Upload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upload.ProtoReflect.Descriptor instead.
 func (*Upload) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{7}
+	return file_record_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Upload) GetStarted() *Time {
@@ -715,11 +768,11 @@ func (x *Upload) GetStarted() *Time {
 	return nil
 }
 
-func (x *Upload) GetOwner() string {
+func (x *Upload) GetOwner() []byte {
 	if x != nil {
 		return x.Owner
 	}
-	return ""
+	return nil
 }
 
 func (x *Upload) GetTemplate() *Version {
@@ -729,11 +782,11 @@ func (x *Upload) GetTemplate() *Version {
 	return nil
 }
 
-func (x *Upload) GetChecksumAlgorithm() string {
+func (x *Upload) GetChecksumAlgorithm() []byte {
 	if x != nil {
 		return x.ChecksumAlgorithm
 	}
-	return ""
+	return nil
 }
 
 func (x *Upload) GetInternal() bool {
@@ -753,9 +806,9 @@ func (x *Upload) GetSession() uint64 {
 type Part struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Size          int64                  `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
-	Etag          string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag          []byte                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	Modified      *Time                  `protobuf:"bytes,3,opt,name=modified,proto3" json:"modified,omitempty"`
-	Checksums     map[string]string      `protobuf:"bytes,4,rep,name=checksums,proto3" json:"checksums,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Checksums     []*Pair                `protobuf:"bytes,4,rep,name=checksums,proto3" json:"checksums,omitempty"`
 	Manifest      []byte                 `protobuf:"bytes,5,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	Inline        []byte                 `protobuf:"bytes,6,opt,name=inline,proto3" json:"inline,omitempty"`
 	Shared        bool                   `protobuf:"varint,7,opt,name=shared,proto3" json:"shared,omitempty"`
@@ -767,7 +820,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_record_proto_msgTypes[8]
+	mi := &file_record_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -779,7 +832,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[8]
+	mi := &file_record_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -792,7 +845,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{8}
+	return file_record_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Part) GetSize() int64 {
@@ -802,11 +855,11 @@ func (x *Part) GetSize() int64 {
 	return 0
 }
 
-func (x *Part) GetEtag() string {
+func (x *Part) GetEtag() []byte {
 	if x != nil {
 		return x.Etag
 	}
-	return ""
+	return nil
 }
 
 func (x *Part) GetModified() *Time {
@@ -816,7 +869,7 @@ func (x *Part) GetModified() *Time {
 	return nil
 }
 
-func (x *Part) GetChecksums() map[string]string {
+func (x *Part) GetChecksums() []*Pair {
 	if x != nil {
 		return x.Checksums
 	}
@@ -864,7 +917,7 @@ type Freed struct {
 	Manifest []byte                 `protobuf:"bytes,1,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	Parts    []*Run                 `protobuf:"bytes,2,rep,name=parts,proto3" json:"parts,omitempty"`
 	PartsOf  *UploadID              `protobuf:"bytes,3,opt,name=parts_of,json=partsOf,proto3" json:"parts_of,omitempty"`
-	PartsKey string                 `protobuf:"bytes,4,opt,name=parts_key,json=partsKey,proto3" json:"parts_key,omitempty"`
+	PartsKey []byte                 `protobuf:"bytes,4,opt,name=parts_key,json=partsKey,proto3" json:"parts_key,omitempty"`
 	// The chunks of the parts went to another version: only the rows go.
 	RowsOnly      bool `protobuf:"varint,5,opt,name=rows_only,json=rowsOnly,proto3" json:"rows_only,omitempty"`
 	Lineage       *ID  `protobuf:"bytes,6,opt,name=lineage,proto3" json:"lineage,omitempty"`
@@ -875,7 +928,7 @@ type Freed struct {
 
 func (x *Freed) Reset() {
 	*x = Freed{}
-	mi := &file_record_proto_msgTypes[9]
+	mi := &file_record_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +940,7 @@ func (x *Freed) String() string {
 func (*Freed) ProtoMessage() {}
 
 func (x *Freed) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[9]
+	mi := &file_record_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +953,7 @@ func (x *Freed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freed.ProtoReflect.Descriptor instead.
 func (*Freed) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{9}
+	return file_record_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Freed) GetManifest() []byte {
@@ -924,11 +977,11 @@ func (x *Freed) GetPartsOf() *UploadID {
 	return nil
 }
 
-func (x *Freed) GetPartsKey() string {
+func (x *Freed) GetPartsKey() []byte {
 	if x != nil {
 		return x.PartsKey
 	}
-	return ""
+	return nil
 }
 
 func (x *Freed) GetRowsOnly() bool {
@@ -963,7 +1016,7 @@ type Completed struct {
 
 func (x *Completed) Reset() {
 	*x = Completed{}
-	mi := &file_record_proto_msgTypes[10]
+	mi := &file_record_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1028,7 @@ func (x *Completed) String() string {
 func (*Completed) ProtoMessage() {}
 
 func (x *Completed) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[10]
+	mi := &file_record_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1041,7 @@ func (x *Completed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Completed.ProtoReflect.Descriptor instead.
 func (*Completed) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{10}
+	return file_record_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Completed) GetVersion() *Version {
@@ -1016,7 +1069,7 @@ type Row struct {
 
 func (x *Row) Reset() {
 	*x = Row{}
-	mi := &file_record_proto_msgTypes[11]
+	mi := &file_record_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1081,7 @@ func (x *Row) String() string {
 func (*Row) ProtoMessage() {}
 
 func (x *Row) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[11]
+	mi := &file_record_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1094,7 @@ func (x *Row) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Row.ProtoReflect.Descriptor instead.
 func (*Row) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{11}
+	return file_record_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Row) GetValue() []byte {
@@ -1070,7 +1123,7 @@ type Bucket struct {
 
 func (x *Bucket) Reset() {
 	*x = Bucket{}
-	mi := &file_record_proto_msgTypes[12]
+	mi := &file_record_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1135,7 @@ func (x *Bucket) String() string {
 func (*Bucket) ProtoMessage() {}
 
 func (x *Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[12]
+	mi := &file_record_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1148,7 @@ func (x *Bucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bucket.ProtoReflect.Descriptor instead.
 func (*Bucket) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{12}
+	return file_record_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Bucket) GetVersioning() uint32 {
@@ -1118,7 +1171,7 @@ type BucketRow struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Created       *Time                  `protobuf:"bytes,2,opt,name=created,proto3" json:"created,omitempty"`
-	Owner         string                 `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	Owner         []byte                 `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
 	Versioning    uint32                 `protobuf:"varint,4,opt,name=versioning,proto3" json:"versioning,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1126,7 +1179,7 @@ type BucketRow struct {
 
 func (x *BucketRow) Reset() {
 	*x = BucketRow{}
-	mi := &file_record_proto_msgTypes[13]
+	mi := &file_record_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1138,7 +1191,7 @@ func (x *BucketRow) String() string {
 func (*BucketRow) ProtoMessage() {}
 
 func (x *BucketRow) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[13]
+	mi := &file_record_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1151,7 +1204,7 @@ func (x *BucketRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BucketRow.ProtoReflect.Descriptor instead.
 func (*BucketRow) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{13}
+	return file_record_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *BucketRow) GetId() uint64 {
@@ -1168,11 +1221,11 @@ func (x *BucketRow) GetCreated() *Time {
 	return nil
 }
 
-func (x *BucketRow) GetOwner() string {
+func (x *BucketRow) GetOwner() []byte {
 	if x != nil {
 		return x.Owner
 	}
-	return ""
+	return nil
 }
 
 func (x *BucketRow) GetVersioning() uint32 {
@@ -1194,7 +1247,7 @@ type SessionRow struct {
 
 func (x *SessionRow) Reset() {
 	*x = SessionRow{}
-	mi := &file_record_proto_msgTypes[14]
+	mi := &file_record_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +1259,7 @@ func (x *SessionRow) String() string {
 func (*SessionRow) ProtoMessage() {}
 
 func (x *SessionRow) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[14]
+	mi := &file_record_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,7 +1272,7 @@ func (x *SessionRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRow.ProtoReflect.Descriptor instead.
 func (*SessionRow) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{14}
+	return file_record_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SessionRow) GetKind() uint32 {
@@ -1252,7 +1305,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_record_proto_msgTypes[15]
+	mi := &file_record_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1264,7 +1317,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[15]
+	mi := &file_record_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1277,7 +1330,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{15}
+	return file_record_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Usage) GetBucket() uint64 {
@@ -1346,7 +1399,7 @@ type Adopt struct {
 
 func (x *Adopt) Reset() {
 	*x = Adopt{}
-	mi := &file_record_proto_msgTypes[16]
+	mi := &file_record_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1411,7 @@ func (x *Adopt) String() string {
 func (*Adopt) ProtoMessage() {}
 
 func (x *Adopt) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[16]
+	mi := &file_record_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1424,7 @@ func (x *Adopt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Adopt.ProtoReflect.Descriptor instead.
 func (*Adopt) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{16}
+	return file_record_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Adopt) GetNumber() uint32 {
@@ -1392,12 +1445,12 @@ func (x *Adopt) GetRest() []byte {
 type Stage struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Bucket      uint64                 `protobuf:"varint,1,opt,name=bucket,proto3" json:"bucket,omitempty"`
-	Key         string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Key         []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	Version     *Version               `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
 	Base        *ID                    `protobuf:"bytes,4,opt,name=base,proto3" json:"base,omitempty"`
 	NoBase      bool                   `protobuf:"varint,5,opt,name=no_base,json=noBase,proto3" json:"no_base,omitempty"`
-	IfMatch     string                 `protobuf:"bytes,6,opt,name=if_match,json=ifMatch,proto3" json:"if_match,omitempty"`
-	IfNoneMatch string                 `protobuf:"bytes,7,opt,name=if_none_match,json=ifNoneMatch,proto3" json:"if_none_match,omitempty"`
+	IfMatch     []byte                 `protobuf:"bytes,6,opt,name=if_match,json=ifMatch,proto3" json:"if_match,omitempty"`
+	IfNoneMatch []byte                 `protobuf:"bytes,7,opt,name=if_none_match,json=ifNoneMatch,proto3" json:"if_none_match,omitempty"`
 	Keeps       bool                   `protobuf:"varint,8,opt,name=keeps,proto3" json:"keeps,omitempty"`
 	Dropped     []byte                 `protobuf:"bytes,9,opt,name=dropped,proto3" json:"dropped,omitempty"`
 	AdoptsOf    *UploadID              `protobuf:"bytes,10,opt,name=adopts_of,json=adoptsOf,proto3" json:"adopts_of,omitempty"`
@@ -1405,14 +1458,14 @@ type Stage struct {
 	Own         []byte                 `protobuf:"bytes,12,opt,name=own,proto3" json:"own,omitempty"`
 	// The lineage of the base, which the stage holds.
 	Lineage       *ID    `protobuf:"bytes,13,opt,name=lineage,proto3" json:"lineage,omitempty"`
-	AdoptsKey     string `protobuf:"bytes,14,opt,name=adopts_key,json=adoptsKey,proto3" json:"adopts_key,omitempty"`
+	AdoptsKey     []byte `protobuf:"bytes,14,opt,name=adopts_key,json=adoptsKey,proto3" json:"adopts_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_record_proto_msgTypes[17]
+	mi := &file_record_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1477,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[17]
+	mi := &file_record_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1490,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{17}
+	return file_record_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Stage) GetBucket() uint64 {
@@ -1447,11 +1500,11 @@ func (x *Stage) GetBucket() uint64 {
 	return 0
 }
 
-func (x *Stage) GetKey() string {
+func (x *Stage) GetKey() []byte {
 	if x != nil {
 		return x.Key
 	}
-	return ""
+	return nil
 }
 
 func (x *Stage) GetVersion() *Version {
@@ -1475,18 +1528,18 @@ func (x *Stage) GetNoBase() bool {
 	return false
 }
 
-func (x *Stage) GetIfMatch() string {
+func (x *Stage) GetIfMatch() []byte {
 	if x != nil {
 		return x.IfMatch
 	}
-	return ""
+	return nil
 }
 
-func (x *Stage) GetIfNoneMatch() string {
+func (x *Stage) GetIfNoneMatch() []byte {
 	if x != nil {
 		return x.IfNoneMatch
 	}
-	return ""
+	return nil
 }
 
 func (x *Stage) GetKeeps() bool {
@@ -1531,19 +1584,19 @@ func (x *Stage) GetLineage() *ID {
 	return nil
 }
 
-func (x *Stage) GetAdoptsKey() string {
+func (x *Stage) GetAdoptsKey() []byte {
 	if x != nil {
 		return x.AdoptsKey
 	}
-	return ""
+	return nil
 }
 
 // Rename is the journal row of a prefix rename that is done in several commands.
 type Rename struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bucket        uint64                 `protobuf:"varint,1,opt,name=bucket,proto3" json:"bucket,omitempty"`
-	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
-	To            string                 `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	From          []byte                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	To            []byte                 `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
 	Started       *Time                  `protobuf:"bytes,4,opt,name=started,proto3" json:"started,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1551,7 +1604,7 @@ type Rename struct {
 
 func (x *Rename) Reset() {
 	*x = Rename{}
-	mi := &file_record_proto_msgTypes[18]
+	mi := &file_record_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1563,7 +1616,7 @@ func (x *Rename) String() string {
 func (*Rename) ProtoMessage() {}
 
 func (x *Rename) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[18]
+	mi := &file_record_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1576,7 +1629,7 @@ func (x *Rename) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rename.ProtoReflect.Descriptor instead.
 func (*Rename) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{18}
+	return file_record_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Rename) GetBucket() uint64 {
@@ -1586,18 +1639,18 @@ func (x *Rename) GetBucket() uint64 {
 	return 0
 }
 
-func (x *Rename) GetFrom() string {
+func (x *Rename) GetFrom() []byte {
 	if x != nil {
 		return x.From
 	}
-	return ""
+	return nil
 }
 
-func (x *Rename) GetTo() string {
+func (x *Rename) GetTo() []byte {
 	if x != nil {
 		return x.To
 	}
-	return ""
+	return nil
 }
 
 func (x *Rename) GetStarted() *Time {
@@ -1626,7 +1679,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_record_proto_msgTypes[19]
+	mi := &file_record_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +1691,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[19]
+	mi := &file_record_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +1704,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{19}
+	return file_record_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Result) GetSeq() uint64 {
@@ -1724,8 +1777,8 @@ type Effect struct {
 	Key           []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	Value         []byte                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
 	Bucket        uint64                 `protobuf:"varint,4,opt,name=bucket,proto3" json:"bucket,omitempty"`
-	From          string                 `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`
-	To            string                 `protobuf:"bytes,6,opt,name=to,proto3" json:"to,omitempty"`
+	From          []byte                 `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`
+	To            []byte                 `protobuf:"bytes,6,opt,name=to,proto3" json:"to,omitempty"`
 	Id            *ID                    `protobuf:"bytes,7,opt,name=id,proto3" json:"id,omitempty"`
 	Null          bool                   `protobuf:"varint,8,opt,name=null,proto3" json:"null,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1734,7 +1787,7 @@ type Effect struct {
 
 func (x *Effect) Reset() {
 	*x = Effect{}
-	mi := &file_record_proto_msgTypes[20]
+	mi := &file_record_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1746,7 +1799,7 @@ func (x *Effect) String() string {
 func (*Effect) ProtoMessage() {}
 
 func (x *Effect) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[20]
+	mi := &file_record_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1759,7 +1812,7 @@ func (x *Effect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Effect.ProtoReflect.Descriptor instead.
 func (*Effect) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{20}
+	return file_record_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Effect) GetKind() Effect_Kind {
@@ -1790,18 +1843,18 @@ func (x *Effect) GetBucket() uint64 {
 	return 0
 }
 
-func (x *Effect) GetFrom() string {
+func (x *Effect) GetFrom() []byte {
 	if x != nil {
 		return x.From
 	}
-	return ""
+	return nil
 }
 
-func (x *Effect) GetTo() string {
+func (x *Effect) GetTo() []byte {
 	if x != nil {
 		return x.To
 	}
-	return ""
+	return nil
 }
 
 func (x *Effect) GetId() *ID {
@@ -1839,7 +1892,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_record_proto_msgTypes[21]
+	mi := &file_record_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +1904,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_record_proto_msgTypes[21]
+	mi := &file_record_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +1917,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_record_proto_rawDescGZIP(), []int{21}
+	return file_record_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Command) GetFormat() uint32 {
@@ -1961,7 +2014,10 @@ const file_record_proto_rawDesc = "" +
 	"\x03Run\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\rR\x05first\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\x03R\x04size\"\xfd\x02\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\"0\n" +
+	"\x04Pair\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\fR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"\xb6\x02\n" +
 	"\x04Attr\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\rR\x04mode\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\rR\x03uid\x12\x10\n" +
@@ -1970,74 +2026,56 @@ const file_record_proto_rawDesc = "" +
 	"\x05atime\x18\x05 \x01(\v2\x15.holdfast.record.TimeR\x05atime\x12+\n" +
 	"\x05ctime\x18\x06 \x01(\v2\x15.holdfast.record.TimeR\x05ctime\x12\x12\n" +
 	"\x04rdev\x18\a \x01(\rR\x04rdev\x12\x16\n" +
-	"\x06target\x18\b \x01(\tR\x06target\x129\n" +
-	"\x06xattrs\x18\t \x03(\v2!.holdfast.record.Attr.XattrsEntryR\x06xattrs\x12\x14\n" +
+	"\x06target\x18\b \x01(\fR\x06target\x12-\n" +
+	"\x06xattrs\x18\t \x03(\v2\x15.holdfast.record.PairR\x06xattrs\x12\x14\n" +
 	"\x05inode\x18\n" +
-	" \x01(\x04R\x05inode\x1a9\n" +
-	"\vXattrsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\xb9\x01\n" +
+	" \x01(\x04R\x05inode\"\xb9\x01\n" +
 	"\x04Body\x12\x16\n" +
 	"\x06inline\x18\x01 \x01(\fR\x06inline\x12\x1a\n" +
 	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12*\n" +
 	"\x05parts\x18\x03 \x03(\v2\x14.holdfast.record.RunR\x05parts\x124\n" +
 	"\bparts_of\x18\x04 \x01(\v2\x19.holdfast.record.UploadIDR\apartsOf\x12\x1b\n" +
-	"\tparts_key\x18\x05 \x01(\tR\bpartsKey\"\x84\a\n" +
+	"\tparts_key\x18\x05 \x01(\fR\bpartsKey\"\xdc\x04\n" +
 	"\aVersion\x12#\n" +
 	"\x02id\x18\x01 \x01(\v2\x13.holdfast.record.IDR\x02id\x12\x12\n" +
 	"\x04null\x18\x02 \x01(\bR\x04null\x12#\n" +
 	"\rdelete_marker\x18\x03 \x01(\bR\fdeleteMarker\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x12\n" +
-	"\x04etag\x18\x05 \x01(\tR\x04etag\x121\n" +
-	"\bmodified\x18\x06 \x01(\v2\x15.holdfast.record.TimeR\bmodified\x12?\n" +
-	"\aheaders\x18\a \x03(\v2%.holdfast.record.Version.HeadersEntryR\aheaders\x126\n" +
-	"\x04meta\x18\b \x03(\v2\".holdfast.record.Version.MetaEntryR\x04meta\x126\n" +
-	"\x04tags\x18\t \x03(\v2\".holdfast.record.Version.TagsEntryR\x04tags\x12E\n" +
+	"\x04etag\x18\x05 \x01(\fR\x04etag\x121\n" +
+	"\bmodified\x18\x06 \x01(\v2\x15.holdfast.record.TimeR\bmodified\x12/\n" +
+	"\aheaders\x18\a \x03(\v2\x15.holdfast.record.PairR\aheaders\x12)\n" +
+	"\x04meta\x18\b \x03(\v2\x15.holdfast.record.PairR\x04meta\x12)\n" +
+	"\x04tags\x18\t \x03(\v2\x15.holdfast.record.PairR\x04tags\x123\n" +
 	"\tchecksums\x18\n" +
-	" \x03(\v2'.holdfast.record.Version.ChecksumsEntryR\tchecksums\x12#\n" +
-	"\rchecksum_type\x18\v \x01(\tR\fchecksumType\x12)\n" +
+	" \x03(\v2\x15.holdfast.record.PairR\tchecksums\x12#\n" +
+	"\rchecksum_type\x18\v \x01(\fR\fchecksumType\x12)\n" +
 	"\x04attr\x18\f \x01(\v2\x15.holdfast.record.AttrR\x04attr\x12\x16\n" +
 	"\x06shared\x18\r \x01(\bR\x06shared\x12)\n" +
 	"\x04body\x18\x0e \x01(\v2\x15.holdfast.record.BodyR\x04body\x12\x1a\n" +
 	"\boverflow\x18\x0f \x01(\bR\boverflow\x12-\n" +
-	"\alineage\x18\x10 \x01(\v2\x13.holdfast.record.IDR\alineage\x1a:\n" +
-	"\fHeadersEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a7\n" +
-	"\tMetaEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a7\n" +
-	"\tTagsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a<\n" +
-	"\x0eChecksumsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xea\x01\n" +
+	"\alineage\x18\x10 \x01(\v2\x13.holdfast.record.IDR\alineage\"\xea\x01\n" +
 	"\x06Upload\x12/\n" +
 	"\astarted\x18\x01 \x01(\v2\x15.holdfast.record.TimeR\astarted\x12\x14\n" +
-	"\x05owner\x18\x02 \x01(\tR\x05owner\x124\n" +
+	"\x05owner\x18\x02 \x01(\fR\x05owner\x124\n" +
 	"\btemplate\x18\x03 \x01(\v2\x18.holdfast.record.VersionR\btemplate\x12-\n" +
-	"\x12checksum_algorithm\x18\x04 \x01(\tR\x11checksumAlgorithm\x12\x1a\n" +
+	"\x12checksum_algorithm\x18\x04 \x01(\fR\x11checksumAlgorithm\x12\x1a\n" +
 	"\binternal\x18\x05 \x01(\bR\binternal\x12\x18\n" +
-	"\asession\x18\x06 \x01(\x04R\asession\"\xdd\x02\n" +
+	"\asession\x18\x06 \x01(\x04R\asession\"\x90\x02\n" +
 	"\x04Part\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x12\n" +
-	"\x04etag\x18\x02 \x01(\tR\x04etag\x121\n" +
-	"\bmodified\x18\x03 \x01(\v2\x15.holdfast.record.TimeR\bmodified\x12B\n" +
-	"\tchecksums\x18\x04 \x03(\v2$.holdfast.record.Part.ChecksumsEntryR\tchecksums\x12\x1a\n" +
+	"\x04etag\x18\x02 \x01(\fR\x04etag\x121\n" +
+	"\bmodified\x18\x03 \x01(\v2\x15.holdfast.record.TimeR\bmodified\x123\n" +
+	"\tchecksums\x18\x04 \x03(\v2\x15.holdfast.record.PairR\tchecksums\x12\x1a\n" +
 	"\bmanifest\x18\x05 \x01(\fR\bmanifest\x12\x16\n" +
 	"\x06inline\x18\x06 \x01(\fR\x06inline\x12\x16\n" +
 	"\x06shared\x18\a \x01(\bR\x06shared\x12\x18\n" +
 	"\aadopted\x18\b \x01(\bR\aadopted\x12\x12\n" +
-	"\x04rest\x18\t \x01(\fR\x04rest\x1a<\n" +
-	"\x0eChecksumsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9d\x02\n" +
+	"\x04rest\x18\t \x01(\fR\x04rest\"\x9d\x02\n" +
 	"\x05Freed\x12\x1a\n" +
 	"\bmanifest\x18\x01 \x01(\fR\bmanifest\x12*\n" +
 	"\x05parts\x18\x02 \x03(\v2\x14.holdfast.record.RunR\x05parts\x124\n" +
 	"\bparts_of\x18\x03 \x01(\v2\x19.holdfast.record.UploadIDR\apartsOf\x12\x1b\n" +
-	"\tparts_key\x18\x04 \x01(\tR\bpartsKey\x12\x1b\n" +
+	"\tparts_key\x18\x04 \x01(\fR\bpartsKey\x12\x1b\n" +
 	"\trows_only\x18\x05 \x01(\bR\browsOnly\x12-\n" +
 	"\alineage\x18\x06 \x01(\v2\x13.holdfast.record.IDR\alineage\x12-\n" +
 	"\aversion\x18\a \x01(\v2\x13.holdfast.record.IDR\aversion\"p\n" +
@@ -2055,7 +2093,7 @@ const file_record_proto_rawDesc = "" +
 	"\tBucketRow\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12/\n" +
 	"\acreated\x18\x02 \x01(\v2\x15.holdfast.record.TimeR\acreated\x12\x14\n" +
-	"\x05owner\x18\x03 \x01(\tR\x05owner\x12\x1e\n" +
+	"\x05owner\x18\x03 \x01(\fR\x05owner\x12\x1e\n" +
 	"\n" +
 	"versioning\x18\x04 \x01(\rR\n" +
 	"versioning\"A\n" +
@@ -2079,12 +2117,12 @@ const file_record_proto_rawDesc = "" +
 	"\x04rest\x18\x02 \x01(\fR\x04rest\"\xde\x03\n" +
 	"\x05Stage\x12\x16\n" +
 	"\x06bucket\x18\x01 \x01(\x04R\x06bucket\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\tR\x03key\x122\n" +
+	"\x03key\x18\x02 \x01(\fR\x03key\x122\n" +
 	"\aversion\x18\x03 \x01(\v2\x18.holdfast.record.VersionR\aversion\x12'\n" +
 	"\x04base\x18\x04 \x01(\v2\x13.holdfast.record.IDR\x04base\x12\x17\n" +
 	"\ano_base\x18\x05 \x01(\bR\x06noBase\x12\x19\n" +
-	"\bif_match\x18\x06 \x01(\tR\aifMatch\x12\"\n" +
-	"\rif_none_match\x18\a \x01(\tR\vifNoneMatch\x12\x14\n" +
+	"\bif_match\x18\x06 \x01(\fR\aifMatch\x12\"\n" +
+	"\rif_none_match\x18\a \x01(\fR\vifNoneMatch\x12\x14\n" +
 	"\x05keeps\x18\b \x01(\bR\x05keeps\x12\x18\n" +
 	"\adropped\x18\t \x01(\fR\adropped\x126\n" +
 	"\tadopts_of\x18\n" +
@@ -2093,11 +2131,11 @@ const file_record_proto_rawDesc = "" +
 	"\x03own\x18\f \x01(\fR\x03own\x12-\n" +
 	"\alineage\x18\r \x01(\v2\x13.holdfast.record.IDR\alineage\x12\x1d\n" +
 	"\n" +
-	"adopts_key\x18\x0e \x01(\tR\tadoptsKey\"u\n" +
+	"adopts_key\x18\x0e \x01(\fR\tadoptsKey\"u\n" +
 	"\x06Rename\x12\x16\n" +
 	"\x06bucket\x18\x01 \x01(\x04R\x06bucket\x12\x12\n" +
-	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
-	"\x02to\x18\x03 \x01(\tR\x02to\x12/\n" +
+	"\x04from\x18\x02 \x01(\fR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\fR\x02to\x12/\n" +
 	"\astarted\x18\x04 \x01(\v2\x15.holdfast.record.TimeR\astarted\"\xc4\x02\n" +
 	"\x06Result\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12#\n" +
@@ -2114,8 +2152,8 @@ const file_record_proto_rawDesc = "" +
 	"\x03key\x18\x02 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x03 \x01(\fR\x05value\x12\x16\n" +
 	"\x06bucket\x18\x04 \x01(\x04R\x06bucket\x12\x12\n" +
-	"\x04from\x18\x05 \x01(\tR\x04from\x12\x0e\n" +
-	"\x02to\x18\x06 \x01(\tR\x02to\x12#\n" +
+	"\x04from\x18\x05 \x01(\fR\x04from\x12\x0e\n" +
+	"\x02to\x18\x06 \x01(\fR\x02to\x12#\n" +
 	"\x02id\x18\a \x01(\v2\x13.holdfast.record.IDR\x02id\x12\x12\n" +
 	"\x04null\x18\b \x01(\bR\x04null\"[\n" +
 	"\x04Kind\x12\b\n" +
@@ -2155,79 +2193,74 @@ func file_record_proto_rawDescGZIP() []byte {
 }
 
 var file_record_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_record_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_record_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_record_proto_goTypes = []any{
 	(Effect_Kind)(0),   // 0: holdfast.record.Effect.Kind
 	(*Time)(nil),       // 1: holdfast.record.Time
 	(*ID)(nil),         // 2: holdfast.record.ID
 	(*UploadID)(nil),   // 3: holdfast.record.UploadID
 	(*Run)(nil),        // 4: holdfast.record.Run
-	(*Attr)(nil),       // 5: holdfast.record.Attr
-	(*Body)(nil),       // 6: holdfast.record.Body
-	(*Version)(nil),    // 7: holdfast.record.Version
-	(*Upload)(nil),     // 8: holdfast.record.Upload
-	(*Part)(nil),       // 9: holdfast.record.Part
-	(*Freed)(nil),      // 10: holdfast.record.Freed
-	(*Completed)(nil),  // 11: holdfast.record.Completed
-	(*Row)(nil),        // 12: holdfast.record.Row
-	(*Bucket)(nil),     // 13: holdfast.record.Bucket
-	(*BucketRow)(nil),  // 14: holdfast.record.BucketRow
-	(*SessionRow)(nil), // 15: holdfast.record.SessionRow
-	(*Usage)(nil),      // 16: holdfast.record.Usage
-	(*Adopt)(nil),      // 17: holdfast.record.Adopt
-	(*Stage)(nil),      // 18: holdfast.record.Stage
-	(*Rename)(nil),     // 19: holdfast.record.Rename
-	(*Result)(nil),     // 20: holdfast.record.Result
-	(*Effect)(nil),     // 21: holdfast.record.Effect
-	(*Command)(nil),    // 22: holdfast.record.Command
-	nil,                // 23: holdfast.record.Attr.XattrsEntry
-	nil,                // 24: holdfast.record.Version.HeadersEntry
-	nil,                // 25: holdfast.record.Version.MetaEntry
-	nil,                // 26: holdfast.record.Version.TagsEntry
-	nil,                // 27: holdfast.record.Version.ChecksumsEntry
-	nil,                // 28: holdfast.record.Part.ChecksumsEntry
+	(*Pair)(nil),       // 5: holdfast.record.Pair
+	(*Attr)(nil),       // 6: holdfast.record.Attr
+	(*Body)(nil),       // 7: holdfast.record.Body
+	(*Version)(nil),    // 8: holdfast.record.Version
+	(*Upload)(nil),     // 9: holdfast.record.Upload
+	(*Part)(nil),       // 10: holdfast.record.Part
+	(*Freed)(nil),      // 11: holdfast.record.Freed
+	(*Completed)(nil),  // 12: holdfast.record.Completed
+	(*Row)(nil),        // 13: holdfast.record.Row
+	(*Bucket)(nil),     // 14: holdfast.record.Bucket
+	(*BucketRow)(nil),  // 15: holdfast.record.BucketRow
+	(*SessionRow)(nil), // 16: holdfast.record.SessionRow
+	(*Usage)(nil),      // 17: holdfast.record.Usage
+	(*Adopt)(nil),      // 18: holdfast.record.Adopt
+	(*Stage)(nil),      // 19: holdfast.record.Stage
+	(*Rename)(nil),     // 20: holdfast.record.Rename
+	(*Result)(nil),     // 21: holdfast.record.Result
+	(*Effect)(nil),     // 22: holdfast.record.Effect
+	(*Command)(nil),    // 23: holdfast.record.Command
 }
 var file_record_proto_depIdxs = []int32{
 	1,  // 0: holdfast.record.Attr.mtime:type_name -> holdfast.record.Time
 	1,  // 1: holdfast.record.Attr.atime:type_name -> holdfast.record.Time
 	1,  // 2: holdfast.record.Attr.ctime:type_name -> holdfast.record.Time
-	23, // 3: holdfast.record.Attr.xattrs:type_name -> holdfast.record.Attr.XattrsEntry
+	5,  // 3: holdfast.record.Attr.xattrs:type_name -> holdfast.record.Pair
 	4,  // 4: holdfast.record.Body.parts:type_name -> holdfast.record.Run
 	3,  // 5: holdfast.record.Body.parts_of:type_name -> holdfast.record.UploadID
 	2,  // 6: holdfast.record.Version.id:type_name -> holdfast.record.ID
 	1,  // 7: holdfast.record.Version.modified:type_name -> holdfast.record.Time
-	24, // 8: holdfast.record.Version.headers:type_name -> holdfast.record.Version.HeadersEntry
-	25, // 9: holdfast.record.Version.meta:type_name -> holdfast.record.Version.MetaEntry
-	26, // 10: holdfast.record.Version.tags:type_name -> holdfast.record.Version.TagsEntry
-	27, // 11: holdfast.record.Version.checksums:type_name -> holdfast.record.Version.ChecksumsEntry
-	5,  // 12: holdfast.record.Version.attr:type_name -> holdfast.record.Attr
-	6,  // 13: holdfast.record.Version.body:type_name -> holdfast.record.Body
+	5,  // 8: holdfast.record.Version.headers:type_name -> holdfast.record.Pair
+	5,  // 9: holdfast.record.Version.meta:type_name -> holdfast.record.Pair
+	5,  // 10: holdfast.record.Version.tags:type_name -> holdfast.record.Pair
+	5,  // 11: holdfast.record.Version.checksums:type_name -> holdfast.record.Pair
+	6,  // 12: holdfast.record.Version.attr:type_name -> holdfast.record.Attr
+	7,  // 13: holdfast.record.Version.body:type_name -> holdfast.record.Body
 	2,  // 14: holdfast.record.Version.lineage:type_name -> holdfast.record.ID
 	1,  // 15: holdfast.record.Upload.started:type_name -> holdfast.record.Time
-	7,  // 16: holdfast.record.Upload.template:type_name -> holdfast.record.Version
+	8,  // 16: holdfast.record.Upload.template:type_name -> holdfast.record.Version
 	1,  // 17: holdfast.record.Part.modified:type_name -> holdfast.record.Time
-	28, // 18: holdfast.record.Part.checksums:type_name -> holdfast.record.Part.ChecksumsEntry
+	5,  // 18: holdfast.record.Part.checksums:type_name -> holdfast.record.Pair
 	4,  // 19: holdfast.record.Freed.parts:type_name -> holdfast.record.Run
 	3,  // 20: holdfast.record.Freed.parts_of:type_name -> holdfast.record.UploadID
 	2,  // 21: holdfast.record.Freed.lineage:type_name -> holdfast.record.ID
 	2,  // 22: holdfast.record.Freed.version:type_name -> holdfast.record.ID
-	7,  // 23: holdfast.record.Completed.version:type_name -> holdfast.record.Version
+	8,  // 23: holdfast.record.Completed.version:type_name -> holdfast.record.Version
 	1,  // 24: holdfast.record.Completed.expires:type_name -> holdfast.record.Time
 	1,  // 25: holdfast.record.BucketRow.created:type_name -> holdfast.record.Time
-	7,  // 26: holdfast.record.Stage.version:type_name -> holdfast.record.Version
+	8,  // 26: holdfast.record.Stage.version:type_name -> holdfast.record.Version
 	2,  // 27: holdfast.record.Stage.base:type_name -> holdfast.record.ID
 	3,  // 28: holdfast.record.Stage.adopts_of:type_name -> holdfast.record.UploadID
-	17, // 29: holdfast.record.Stage.adopts:type_name -> holdfast.record.Adopt
+	18, // 29: holdfast.record.Stage.adopts:type_name -> holdfast.record.Adopt
 	2,  // 30: holdfast.record.Stage.lineage:type_name -> holdfast.record.ID
 	1,  // 31: holdfast.record.Rename.started:type_name -> holdfast.record.Time
 	2,  // 32: holdfast.record.Result.id:type_name -> holdfast.record.ID
 	1,  // 33: holdfast.record.Result.modified:type_name -> holdfast.record.Time
 	3,  // 34: holdfast.record.Result.upload:type_name -> holdfast.record.UploadID
-	7,  // 35: holdfast.record.Result.version:type_name -> holdfast.record.Version
+	8,  // 35: holdfast.record.Result.version:type_name -> holdfast.record.Version
 	0,  // 36: holdfast.record.Effect.kind:type_name -> holdfast.record.Effect.Kind
 	2,  // 37: holdfast.record.Effect.id:type_name -> holdfast.record.ID
-	21, // 38: holdfast.record.Command.effects:type_name -> holdfast.record.Effect
-	16, // 39: holdfast.record.Command.usage:type_name -> holdfast.record.Usage
+	22, // 38: holdfast.record.Command.effects:type_name -> holdfast.record.Effect
+	17, // 39: holdfast.record.Command.usage:type_name -> holdfast.record.Usage
 	40, // [40:40] is the sub-list for method output_type
 	40, // [40:40] is the sub-list for method input_type
 	40, // [40:40] is the sub-list for extension type_name
@@ -2246,7 +2279,7 @@ func file_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_record_proto_rawDesc), len(file_record_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -41,7 +41,7 @@ func (p *Plan) MoveRow(from, to []byte) {
 // MoveVersion makes the current version of from the current one of to, which has none, with a new id. It names keys,
 // not values, so that a directory rename is a small command.
 func (p *Plan) MoveVersion(bucket uint64, from, to string, id *record.ID, null bool) {
-	p.add(&record.Effect{Kind: record.Effect_MOVE_VERSION, Bucket: bucket, From: from, To: to, Id: id, Null: null})
+	p.add(&record.Effect{Kind: record.Effect_MOVE_VERSION, Bucket: bucket, From: []byte(from), To: []byte(to), Id: id, Null: null})
 }
 
 // Adopt marks a part row as adopted, rest being what its version does not name.

@@ -172,7 +172,8 @@ func (a applier) effect(e *record.Effect) {
 
 // moveVersion gives the current version of one key to another. The leader saw both under its latches.
 func (a applier) moveVersion(e *record.Effect) {
-	source := record.KeyRow(record.FamilyCurrent, e.Bucket, e.From)
+	from, to := string(e.From), string(e.To)
+	source := record.KeyRow(record.FamilyCurrent, e.Bucket, from)
 	var v record.Version
 	raw := a.get(source)
 	if raw == nil {
@@ -182,13 +183,13 @@ func (a applier) moveVersion(e *record.Effect) {
 		panic(fmt.Sprintf("tablet: version of bucket %d key %q: %v", e.Bucket, e.From, err))
 	}
 	if v.Overflow {
-		body := record.VersionRow(record.FamilyBody, e.Bucket, e.From, v.Id.GetClock(), v.Id.GetRandom())
-		a.b.Put(record.VersionRow(record.FamilyBody, e.Bucket, e.To, e.Id.GetClock(), e.Id.GetRandom()), a.get(body))
+		body := record.VersionRow(record.FamilyBody, e.Bucket, from, v.Id.GetClock(), v.Id.GetRandom())
+		a.b.Put(record.VersionRow(record.FamilyBody, e.Bucket, to, e.Id.GetClock(), e.Id.GetRandom()), a.get(body))
 		a.b.Delete(body)
 	}
 	v.Id, v.Null = e.Id, e.Null
 	a.b.Delete(source)
-	a.b.Put(record.KeyRow(record.FamilyCurrent, e.Bucket, e.To), marshal(&v))
+	a.b.Put(record.KeyRow(record.FamilyCurrent, e.Bucket, to), marshal(&v))
 }
 
 // adopt marks a part row as adopted by a version.
