@@ -27,6 +27,14 @@ var (
 	// ErrLogLost says that no trustworthy copy of the log is on the drives that are here. Nothing was changed; serving
 	// starts when more drives return.
 	ErrLogLost = errors.New("no complete copy of the log is on the drives that are here")
+	// ErrLogDamaged says that the same part of the log or of a checkpoint is hurt on every copy that is here, so
+	// something acknowledged cannot be read. Nothing was changed; another copy may return with another drive.
+	ErrLogDamaged = errors.New("every copy of a part of the log is damaged")
+	// ErrNotBootstrapped says that the drives that are here have never held a log: this is a first start, or they are
+	// not this peer's drives.
+	ErrNotBootstrapped = errors.New("no log on the drives that are here")
+	// ErrTooLarge says that a command is longer than MaxCommand.
+	ErrTooLarge = errors.New("command is too large")
 )
 
 // GroupID numbers a Raft group. 1 is the root group; tablets follow.

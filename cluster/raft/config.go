@@ -1,0 +1,160 @@
+package raft
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/vfs"
+)
+
+// MaxCommand is the longest command in bytes: with it an entry stays far below a segment and a message.
+const MaxCommand = 4 << 20
+
+// Limits of a host, each so that memory stays bounded and one group commit stays short.
+const (
+	// maxWaiting is how many proposals wait or are in flight; further callers of Propose wait outside.
+	maxWaiting = 4096
+	// maxWaitingBytes bounds their commands.
+	maxWaitingBytes = 64 << 20
+	// maxRound bounds the commands that one round takes, so a round's fsync and apply stay short.
+	maxRound = 4 << 20
+)
+
+// Mirror names a drive of this peer and the directory where it is.
+type Mirror struct {
+	Drive cluster.DriveID
+	Dir   string
+}
+
+// MirrorsFor is how many mirrors of the log a peer keeps when its groups have so many voters, such that the loss of
+// any 4 drives of the cluster loses no name: 5 copies in all, at least.
+func MirrorsFor(voters int) int {
+	switch {
+	case voters < 3:
+		return 5
+	case voters < 5:
+		return 3
+	case voters < 9:
+		return 2
+	default:
+		return 1
+	}
+}
+
+// MirrorStatus tells where the log is.
+type MirrorStatus struct {
+	// Want is how many mirrors there should be, as far as there are drives.
+	Want    int
+	Members []Mirror
+	Epoch   uint64
+	// Tolerated is how many further drives may be lost, across a restart too, without losing a name.
+	Tolerated int
+	// Failure is why nothing is accepted now; nil while all is well.
+	Failure error
+}
+
+// Transport carries Raft messages to the replicas of other peers. Send must not block: a message that cannot be sent
+// now is dropped, Raft repeats it. It is called after what the messages speak of is durable.
+type Transport interface {
+	Send(group GroupID, messages []*raftpb.Message)
+}
+
+// Config says what a host is made of.
+type Config struct {
+	// FS is the file system of StateDir and of the mirrors.
+	FS vfs.FS
+	// StateDir is a directory of the host's own for the state DB. It may be removed while no host runs.
+	StateDir string
+	// Mirrors are all drives of this peer that are here, not only those that hold the log.
+	Mirrors []Mirror
+	Cluster cluster.ClusterID
+	// Machines makes the state machine of a group. The host calls it once for each group whenever it opens its state.
+	Machines func(GroupID) Machine
+	// Log hears what an operator should know. Nil means silence.
+	Log *slog.Logger
+
+	// WantMirrors is how many mirrors the log should have. Zero means MirrorsFor(len(Voters)).
+	WantMirrors int
+	// Replica is this peer's Raft id in every group that Bootstrap makes. Zero means 1.
+	Replica uint64
+	// Voters are the Raft ids of the groups that Bootstrap makes. Empty means this replica alone.
+	Voters []uint64
+	// Transport carries messages to other voters. Nil means that there are none.
+	Transport Transport
+	// Tick is the unit of Raft's clock; an election takes 10. Zero means 100 ms.
+	Tick time.Duration
+	// SlowMirror is how long a mirror may take for an append when most are done. Zero means 1 s.
+	SlowMirror time.Duration
+	// SegmentSize is the length of a log segment. Zero means 16 MiB; at least 64 KiB. A command may take an eighth.
+	SegmentSize int64
+	// CheckpointBytes is how much log may be retained before a checkpoint is taken, when the state is not larger
+	// still. Zero means 64 MiB.
+	CheckpointBytes int64
+	// WriteBuffer and BlockCache are those of kv.Config.
+	WriteBuffer int
+	BlockCache  int
+}
+
+// Defaults of Config.
+const (
+	defaultTick        = 100 * time.Millisecond
+	defaultSlow        = time.Second
+	defaultSegment     = 16 << 20
+	minSegment         = 64 << 10
+	defaultCheckpoint  = 64 << 20
+	electionTicks      = 10
+	heartbeatTicks     = 2
+	maxInflightMsgs    = 256
+	maxMessageBytes    = 1 << 20
+	maxUncommitted     = 32 << 20
+	maxCommittedApply  = 8 << 20
+	stateDirName       = "/state"
+	hostLockName       = "/lock"
+	readPatience       = 5 * time.Second
+	reopenPause        = time.Second
+	closeCheckpointMax = 32 << 20
+)
+
+// complete checks a config and fills its defaults.
+func (c *Config) complete() error {
+	if c.FS == nil || c.StateDir == "" || c.Machines == nil {
+		return errors.New("raft host: FS, StateDir and Machines are needed")
+	}
+	c.StateDir = strings.TrimSuffix(c.StateDir, "/")
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Replica == 0 {
+		c.Replica = 1
+	}
+	if len(c.Voters) == 0 {
+		c.Voters = []uint64{c.Replica}
+	}
+	if c.WantMirrors == 0 {
+		c.WantMirrors = MirrorsFor(len(c.Voters))
+	}
+	if c.Tick == 0 {
+		c.Tick = defaultTick
+	}
+	if c.SlowMirror == 0 {
+		c.SlowMirror = defaultSlow
+	}
+	if c.SegmentSize == 0 {
+		c.SegmentSize = defaultSegment
+	}
+	if c.SegmentSize < minSegment {
+		c.SegmentSize = minSegment
+	}
+	if c.CheckpointBytes == 0 {
+		c.CheckpointBytes = defaultCheckpoint
+	}
+	return nil
+}
+
+// maxCommand is MaxCommand, or what a small segment takes.
+func (c *Config) maxCommand() int { return int(min(MaxCommand, c.SegmentSize/8)) }
