@@ -33,6 +33,7 @@ func (s *Store) Run(ctx context.Context) error {
 			return nil
 		case <-renew.C:
 			s.renewSession(ctx)
+			s.holdOpen(ctx)
 			continue
 		case <-s.kick:
 		case <-pause.C:

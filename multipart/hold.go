@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/holdfast/holdfast/metadata"
@@ -113,4 +114,46 @@ func (s *Store) currentSession() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.session
+}
+
+// openObjects is the objects that are open and would lose chunks when they are replaced.
+type openObjects struct {
+	mu      sync.Mutex
+	objects map[*object]struct{}
+}
+
+func (p *openObjects) add(o *object) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.objects == nil {
+		p.objects = make(map[*object]struct{})
+	}
+	p.objects[o] = struct{}{}
+}
+
+func (p *openObjects) remove(o *object) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.objects, o)
+}
+
+func (p *openObjects) all() []*object {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	objects := make([]*object, 0, len(p.objects))
+	for o := range p.objects {
+		objects = append(objects, o)
+	}
+	return objects
+}
+
+// holdOpen takes holds for objects that have been open for long, read or not: a mounted file may be left open for days
+// between two reads.
+func (s *Store) holdOpen(ctx context.Context) {
+	for _, o := range s.open.all() {
+		err := o.hold(ctx)
+		if err != nil && !errors.Is(err, errClosedObject) && ctx.Err() == nil {
+			s.log.Warn("open object is not held", "key", o.version.Key, "err", err)
+		}
+	}
 }

@@ -91,8 +91,10 @@ type CreateUpload struct {
 	// ChecksumAlgorithm and ChecksumType are what the client declared ("CRC32", "COMPOSITE"), "" when it did not.
 	ChecksumAlgorithm string
 	ChecksumType      string
-	// Internal uploads belong to a mount: parts may have any size and the upload is not listed.
+	// Internal uploads belong to a mount: parts may have any size, the upload is not listed, and it is aborted when
+	// Op.Session ends.
 	Internal bool
+	Op       metadata.Op
 }
 
 // PutPart is one part of an upload; the same number again replaces it.

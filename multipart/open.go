@@ -2,6 +2,7 @@ package multipart
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -24,6 +25,9 @@ const (
 	firstPartRows = 16
 )
 
+// errClosedObject says that an object was read after its Close.
+var errClosedObject = errors.New("object is closed")
+
 // object is an opened version.
 type object struct {
 	s       *Store
@@ -44,7 +48,11 @@ func (s *Store) Open(ctx context.Context, bucket metadata.BucketID, key string, 
 	if err != nil {
 		return nil, err
 	}
-	return &object{s: s, bucket: bucket, version: v, opened: s.now()}, nil
+	o := &object{s: s, bucket: bucket, version: v, opened: s.now()}
+	if o.needsHold() {
+		s.open.add(o)
+	}
+	return o, nil
 }
 
 // lookup reads the record of a version that has bytes.
@@ -124,14 +132,17 @@ func (o *object) Parts(ctx context.Context, after, max int) ([]metadata.Part, er
 
 func max0(n int) int { return max(n, 0) }
 
+// needsHold tells whether there are chunks that a replaced version would lose.
+func (o *object) needsHold() bool { return len(o.version.Inline) == 0 && o.version.Size > 0 }
+
 // hold keeps the chunks of the version alive once a reader needs them for long.
 func (o *object) hold(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed {
-		return fmt.Errorf("read %q: object is closed: %w", o.version.Key, io.ErrClosedPipe)
+		return fmt.Errorf("read %q: %w", o.version.Key, errClosedObject)
 	}
-	if len(o.version.Inline) > 0 || o.s.now().Sub(o.opened) < holdAfter {
+	if !o.needsHold() || o.s.now().Sub(o.opened) < holdAfter {
 		return nil
 	}
 	if o.held != 0 && o.held == o.s.currentSession() {
@@ -153,6 +164,7 @@ func (o *object) Close() error {
 		return nil
 	}
 	o.closed = true
+	o.s.open.remove(o)
 	if o.held == 0 {
 		return nil
 	}

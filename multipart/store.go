@@ -39,8 +39,11 @@ type Store struct {
 	// kick wakes the deleter of freed chunks before its pause ends.
 	kick chan struct{}
 
+	open openObjects
+
 	mu      sync.Mutex
-	session uint64 // of this process's readers that need holds; 0: none opened yet
+	ops     map[uint64]uint64 // session: the last sequence number given out
+	session uint64            // of this process's readers that need holds; 0: none opened yet
 }
 
 // New returns a Store. Its background work runs in Run.
@@ -120,9 +123,20 @@ func (s *Store) SetTags(ctx context.Context, bucket metadata.BucketID, key strin
 	return s.catalog.SetTags(ctx, bucket, key, at.Version, at.Null, tags)
 }
 
-// SetAttr replaces the mount's attributes of a version in place, ErrConflict when it is not the current one.
-func (s *Store) SetAttr(ctx context.Context, bucket metadata.BucketID, key string, id metadata.VersionID, attr metadata.Attr, op metadata.Op) (metadata.Version, error) {
-	return s.catalog.SetAttr(ctx, bucket, key, id, attr, op)
+// SetFile replaces the mount's attributes and the user metadata of a version in place, ErrConflict when it is not the
+// current one.
+func (s *Store) SetFile(ctx context.Context, bucket metadata.BucketID, key string, id metadata.VersionID, attr metadata.Attr, user map[string]string, op metadata.Op) (metadata.Version, error) {
+	return s.catalog.SetFile(ctx, bucket, key, id, attr, user, op)
+}
+
+// Current returns the record of the current version of a key; its bytes are for Open.
+func (s *Store) Current(ctx context.Context, bucket metadata.BucketID, key string) (metadata.Version, error) {
+	return s.catalog.Current(ctx, bucket, key)
+}
+
+// Version returns the record of one version.
+func (s *Store) Version(ctx context.Context, bucket metadata.BucketID, key string, id metadata.VersionID) (metadata.Version, error) {
+	return s.catalog.Version(ctx, bucket, key, id, false)
 }
 
 // Rename moves the current version of a key; no byte moves.
@@ -133,4 +147,43 @@ func (s *Store) Rename(ctx context.Context, r metadata.Rename) (metadata.Version
 // RenamePrefix moves every key below from to the same name below to; no byte moves.
 func (s *Store) RenamePrefix(ctx context.Context, bucket metadata.BucketID, from, to string) error {
 	return s.catalog.RenamePrefix(ctx, bucket, from, to)
+}
+
+// OpenSession makes a session of a mount with a lease. Its internal uploads and stages end with it: stages are
+// published, uploads aborted.
+func (s *Store) OpenSession(ctx context.Context, lease time.Duration) (uint64, error) {
+	return s.catalog.OpenSession(ctx, lease)
+}
+
+// RenewSession begins a session's lease anew; metadata.ErrSessionFenced when it is over.
+func (s *Store) RenewSession(ctx context.Context, id uint64) error {
+	return s.catalog.RenewSession(ctx, id)
+}
+
+// NextOp numbers the next write of a session. Numbers begin at the time in microseconds, so that they go on upwards when
+// a session outlives this process.
+func (s *Store) NextOp(session uint64) metadata.Op {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ops == nil {
+		s.ops = make(map[uint64]uint64)
+	}
+	if s.ops[session] == 0 {
+		s.ops[session] = uint64(s.now().UnixMicro())
+	}
+	s.ops[session]++
+	return metadata.Op{Session: session, Seq: s.ops[session]}
+}
+
+// CloseSession ends a session at once.
+func (s *Store) CloseSession(ctx context.Context, id uint64) error {
+	s.mu.Lock()
+	delete(s.ops, id)
+	s.mu.Unlock()
+	return s.catalog.CloseSession(ctx, id)
+}
+
+// Staged lists the files that were made durable without being published.
+func (s *Store) Staged(ctx context.Context) ([]metadata.Stage, error) {
+	return s.catalog.Staged(ctx)
 }

@@ -23,7 +23,7 @@ func (s *Store) CreateUpload(ctx context.Context, c CreateUpload) (metadata.Uplo
 	return s.catalog.CreateUpload(ctx, c.Bucket, metadata.Upload{
 		Key: c.Key, Started: s.now(), Owner: c.Meta.Owner, Template: template,
 		ChecksumAlgorithm: c.ChecksumAlgorithm, Internal: c.Internal,
-	}, metadata.Op{})
+	}, c.Op)
 }
 
 // Upload returns an upload under way, ErrNoSuchUpload when there is none.
@@ -95,28 +95,11 @@ func (s *Store) Abort(ctx context.Context, bucket metadata.BucketID, key string,
 	return s.catalog.Abort(ctx, bucket, key, id, metadata.Op{})
 }
 
-// ReadPart streams a span of a part of an upload under way.
-func (s *Store) ReadPart(ctx context.Context, bucket metadata.BucketID, key string, id metadata.UploadID, number int, span Span) (io.ReadCloser, error) {
-	part, err := s.part(ctx, bucket, key, id, number)
-	if err != nil {
-		return nil, err
+// Part returns one part of an upload under way, for ReadPart; metadata.ErrInvalidPart when there is none.
+func (s *Store) Part(ctx context.Context, bucket metadata.BucketID, key string, id metadata.UploadID, number int) (metadata.Part, error) {
+	if number < 1 || number > MaxParts {
+		return metadata.Part{}, ErrPartNumber
 	}
-	n := span.Len
-	if n < 0 {
-		n = part.Size - span.Off
-	}
-	if span.Off < 0 || n < 0 || span.Off > part.Size || n > part.Size-span.Off {
-		return nil, fmt.Errorf("span %d+%d of part %d of %d bytes: %w", span.Off, span.Len, number, part.Size, ErrSpan)
-	}
-	src, err := s.bytesSource(part.Inline, part.Manifest, part.Size, span.Off, span.Off+n)
-	if err != nil {
-		return nil, err
-	}
-	return newReader(ctx, s, src, n, nil), nil
-}
-
-// part returns one part row.
-func (s *Store) part(ctx context.Context, bucket metadata.BucketID, key string, id metadata.UploadID, number int) (metadata.Part, error) {
 	rows, err := s.catalog.Parts(ctx, bucket, key, id, number-1, 1)
 	if err != nil {
 		return metadata.Part{}, err
@@ -125,6 +108,22 @@ func (s *Store) part(ctx context.Context, bucket metadata.BucketID, key string, 
 		return metadata.Part{}, fmt.Errorf("part %d of %q: %w", number, key, metadata.ErrInvalidPart)
 	}
 	return rows[0], nil
+}
+
+// ReadPart streams a span of a part that Part returned.
+func (s *Store) ReadPart(ctx context.Context, part *metadata.Part, span Span) (io.ReadCloser, error) {
+	n := span.Len
+	if n < 0 {
+		n = part.Size - span.Off
+	}
+	if span.Off < 0 || n < 0 || span.Off > part.Size || n > part.Size-span.Off {
+		return nil, fmt.Errorf("span %d+%d of part %d of %d bytes: %w", span.Off, span.Len, part.Number, part.Size, ErrSpan)
+	}
+	src, err := s.bytesSource(part.Inline, part.Manifest, part.Size, span.Off, span.Off+n)
+	if err != nil {
+		return nil, err
+	}
+	return newReader(ctx, s, src, n, nil), nil
 }
 
 // CopyPart makes a part from a span of an existing version, by reference: the source is lent first, then the part is
