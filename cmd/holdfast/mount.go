@@ -1,0 +1,270 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast/holdfast/fusefs"
+	"github.com/holdfast/holdfast/fusefs/remote"
+)
+
+// unmountPatience is how long a mount that is told to stop waits for programs to let go of it. Then it is hidden, and
+// ends when they do.
+const unmountPatience = 10 * time.Second
+
+type mountOptions struct {
+	client     clientOptions
+	readOnly   bool
+	uid, gid   string
+	umask      string
+	allowOther bool
+	memory     string
+	options    []string
+	daemon     bool
+	// readyFD is where a child tells its parent that the mount is up; 0 for none.
+	readyFD int
+}
+
+func newMount(s *session) *cobra.Command {
+	o := mountOptions{}
+	cmd := &cobra.Command{
+		Use:   "mount BUCKET[/PREFIX] DIR",
+		Short: "Show a bucket as a directory",
+		Long: `Shows a bucket, or what is below a prefix of it, as a directory. It needs an access key and nothing else: the
+gateway may be on another machine. Stays in the foreground until Ctrl-C or ` + "`holdfast umount DIR`" + `; --daemon returns
+when the directory is there.
+
+For fstab, link the binary to /sbin/mount.holdfast and name the file that holds the keys:
+  home  /mnt/home  holdfast  endpoint=http://127.0.0.1:9000,dir=/var/lib/holdfast,_netdev,nofail  0 0`,
+		Example: "  holdfast mount home ./mnt\n  holdfast mount --read-only photos/2026/ /srv/photos",
+		Args:    exactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.absorb(); err != nil {
+				return err
+			}
+			return runMount(cmd.Context(), s, &o, args[0], args[1])
+		},
+	}
+	o.client.bind(cmd)
+	flags := cmd.Flags()
+	flags.BoolVar(&o.readOnly, "read-only", false, "allow no changes")
+	flags.StringVar(&o.uid, "uid", "", "`owner` of files that no mount has touched (default: you)")
+	flags.StringVar(&o.gid, "gid", "", "`group` of files that no mount has touched (default: yours)")
+	flags.StringVar(&o.umask, "umask", "", "permission bits, in octal, that such files lack (default: 022)")
+	flags.BoolVar(&o.allowOther, "allow-other", os.Geteuid() == 0, "let other users in")
+	flags.StringVar(&o.memory, "memory", "", "budget for data not yet written, such as 256MiB")
+	flags.StringSliceVarP(&o.options, "options", "o", nil, "mount `options`, also those of fstab: ro, uid=, gid=, umask=, endpoint=, dir=, ...")
+	flags.BoolVar(&o.daemon, "daemon", false, "return when the directory is there, and serve it in the background")
+	flags.IntVar(&o.readyFD, "ready-fd", 0, "file descriptor to tell a parent process on")
+	// The only error is a flag that does not exist.
+	if err := flags.MarkHidden("ready-fd"); err != nil {
+		panic(err)
+	}
+	setting(flags, "read-only", "uid", "gid", "umask", "allow-other", "memory")
+	return cmd
+}
+
+// absorb takes what -o says of our own options; the rest goes to the kernel.
+func (o *mountOptions) absorb() error {
+	var rest []string
+	for _, option := range o.options {
+		name, value, _ := strings.Cut(option, "=")
+		switch name {
+		case "ro":
+			o.readOnly = true
+		case "uid":
+			o.uid = value
+		case "gid":
+			o.gid = value
+		case "umask":
+			o.umask = value
+		case "allow_other":
+			o.allowOther = true
+		case "memory":
+			o.memory = value
+		case "endpoint":
+			o.client.endpoint = value
+		case "dir":
+			o.client.dir = value
+		case "ca":
+			o.client.ca = value
+		case "", "rw", "defaults", "auto", "noauto", "user", "users", "nofail", "_netdev", "nouser", "exec", "suid", "dev":
+			// of fstab and systemd, nothing to us
+		default:
+			if strings.HasPrefix(name, "x-") || strings.HasPrefix(name, "comment") {
+				continue
+			}
+			rest = append(rest, option)
+		}
+	}
+	o.options = rest
+	return nil
+}
+
+func runMount(ctx context.Context, s *session, o *mountOptions, source, dir string) error {
+	at, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(at); err != nil && !errors.Is(err, syscall.ENOTCONN) {
+		return fmt.Errorf("mount point: %w", err)
+	}
+	if o.daemon {
+		return s.daemonize(ctx, o, source, at)
+	}
+	notify := newNotifier(o.readyFD)
+	err = s.serveMount(ctx, o, source, at, notify)
+	return errors.Join(err, notify.tell(err))
+}
+
+// serveMount mounts and serves until ctx ends or somebody unmounts.
+func (s *session) serveMount(ctx context.Context, o *mountOptions, source, at string, notify *notifier) error {
+	log, err := s.log.logger(s.err)
+	if err != nil {
+		return err
+	}
+	if o.readyFD > 0 {
+		// The parent stops its mount itself; a Ctrl-C reaches every process of the terminal.
+		signal.Ignore(os.Interrupt)
+	}
+	config, err := o.config(source, at, log)
+	if err != nil {
+		return err
+	}
+	p, err := parseRemote(source)
+	if err != nil {
+		return err
+	}
+	if err := s.needBucket(ctx, o, p.bucket); err != nil {
+		return err
+	}
+	client, err := s.mountClient(ctx, o, p)
+	if err != nil {
+		return err
+	}
+	config.Objects = client
+	mounted, err := fusefs.Mount(ctx, *config)
+	if err != nil {
+		return errors.Join(err, closeClient(ctx, client))
+	}
+	if err := s.sayMounted(o, p, at, notify); err != nil {
+		return errors.Join(err, stopMount(mounted, log), closeClient(ctx, client))
+	}
+	select {
+	case <-ctx.Done():
+		err = stopMount(mounted, log)
+	case <-mounted.Done():
+		err = mounted.Wait()
+	}
+	return errors.Join(err, closeClient(ctx, client))
+}
+
+// closeClient says goodbye to the gateway, also when ctx has ended.
+func closeClient(ctx context.Context, client *remote.Client) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unmountPatience)
+	defer cancel()
+	return client.Close(ctx)
+}
+
+func stopMount(m *fusefs.Mounted, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(context.Background(), unmountPatience)
+	defer cancel()
+	err := m.Unmount(ctx)
+	if !errors.Is(err, fusefs.ErrBusy) {
+		return err
+	}
+	log.Warn("programs still use the mount; it is hidden now and ends when they close their files", "dir", m.Dir())
+	if err := m.Detach(); err != nil {
+		return err
+	}
+	select {
+	case <-m.Done():
+		return m.Wait()
+	case <-time.After(unmountPatience):
+		return fmt.Errorf("%s: %w: files that are still open lose what was not written", m.Dir(), fusefs.ErrBusy)
+	}
+}
+
+func (s *session) sayMounted(o *mountOptions, p place, at string, notify *notifier) error {
+	if o.readyFD > 0 {
+		return notify.tell(nil)
+	}
+	how := ""
+	if o.readOnly {
+		how = " (read-only)"
+	}
+	_, err := fmt.Fprintf(s.out, "%s is at %s%s. Ctrl-C, or: holdfast umount %s\n", p, at, how, at)
+	return err
+}
+
+func (s *session) needBucket(ctx context.Context, o *mountOptions, bucket string) error {
+	client, err := s.s3Client(&o.client)
+	if err != nil {
+		return err
+	}
+	_, err = client.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &bucket})
+	err = s3Error(o.client.endpoint, err)
+	var code *exitCode
+	if errors.As(err, &code) && code.code == exitNotFound {
+		err = &exitCode{exitNotFound, errors.New("no such bucket; make it with `holdfast bucket create`")}
+	}
+	return describe("bucket "+bucket, err)
+}
+
+func (s *session) mountClient(ctx context.Context, o *mountOptions, p place) (*remote.Client, error) {
+	key, err := s.config.clientKey(o.client.dir)
+	if err != nil {
+		return nil, err
+	}
+	transport, err := o.client.transport()
+	if err != nil {
+		return nil, err
+	}
+	prefix := p.key
+	if prefix != "" && !strings.HasSuffix(prefix, "/") {
+		prefix += "/"
+	}
+	return remote.New(ctx, remote.Config{
+		Endpoints: []string{o.client.endpoint}, AccessKey: key.AccessKey, SecretKey: string(key.Secret),
+		Bucket: p.bucket, Prefix: prefix, Region: region, TLS: transport.TLSClientConfig,
+	})
+}
+
+// config turns the options into the mount's, without its objects.
+func (o *mountOptions) config(source, at string, log *slog.Logger) (*fusefs.Config, error) {
+	memory, err := parseBytes("--memory", o.memory)
+	if err != nil {
+		return nil, err
+	}
+	config := &fusefs.Config{
+		Dir: at, Source: "holdfast:" + strings.TrimPrefix(source, scheme), AllowOther: &o.allowOther, ReadOnly: o.readOnly,
+		Memory: memory, Options: o.options, Log: log,
+	}
+	for _, number := range []struct {
+		flag, text string
+		base       int
+		into       **uint32
+	}{{"--uid", o.uid, 10, &config.UID}, {"--gid", o.gid, 10, &config.GID}, {"--umask", o.umask, 8, &config.Umask}} {
+		if number.text == "" {
+			continue
+		}
+		n, err := strconv.ParseUint(number.text, number.base, 32)
+		if err != nil {
+			return nil, usageError(fmt.Errorf("%s %q is not a number", number.flag, number.text))
+		}
+		*number.into = new(uint32(n))
+	}
+	return config, nil
+}

@@ -1,0 +1,305 @@
+package peer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"sync"
+	"time"
+
+	"github.com/holdfast/holdfast/chunkstore/drive"
+	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/vfs"
+)
+
+// A first start writes in this order. What a crash between two steps leaves, the next start finishes:
+//
+//	1  DIR/forming        the plan: ids of cluster, peer and drives, and the integrity key
+//	2  identities         on each drive the one of the plan     a blank drive of the plan gets its own
+//	3  the log            on the drives                         made when it is not there
+//	4  root rows          cluster, drives, groups, root key     in one command, if the cluster row is not there
+//	5  DIR/cluster
+//	6  DIR/credentials
+//	7  DIR/forming        removed
+//
+// Nothing is acknowledged to a client before step 7, so a plan that is lost with DIR loses nothing; drives that carry
+// identities but no log then refuse to start instead of becoming a second cluster.
+const (
+	formingFile = "forming"
+	clusterFile = "cluster"
+)
+
+// plan is what a first start will make.
+type plan struct {
+	Cluster string      `json:"cluster"`
+	Peer    string      `json:"peer"`
+	Key     []byte      `json:"integrity_key"`
+	Created time.Time   `json:"created"`
+	Drives  []planDrive `json:"drives"`
+}
+
+type planDrive struct {
+	Path  string `json:"path"`
+	Drive string `json:"drive"`
+	Name  string `json:"name"`
+}
+
+func newPlan(paths []string, now time.Time) *plan {
+	key := make([]byte, 32)
+	fill(key)
+	p := &plan{Cluster: cluster.NewID().String(), Peer: cluster.NewID().String(), Key: key, Created: now.UTC().Truncate(time.Second)}
+	for i, dir := range paths {
+		p.Drives = append(p.Drives, planDrive{Path: dir, Drive: cluster.NewID().String(), Name: fmt.Sprintf("d%d", i+1)})
+	}
+	return p
+}
+
+// identity is the one that a drive of the plan carries.
+func (p *plan) identity(d planDrive) (drive.Identity, error) {
+	owner, err := cluster.ParseID(p.Cluster)
+	if err != nil {
+		return drive.Identity{}, err
+	}
+	id, err := cluster.ParseID(d.Drive)
+	if err != nil {
+		return drive.Identity{}, err
+	}
+	if len(p.Key) != 32 {
+		return drive.Identity{}, fmt.Errorf("integrity key of %d bytes", len(p.Key))
+	}
+	return drive.Identity{
+		Format: drive.IdentityFormat, Cluster: cluster.ClusterID(owner), Drive: cluster.DriveID(id), Name: d.Name,
+		Created: p.Created, IntegrityKey: [32]byte(p.Key),
+	}, nil
+}
+
+// readJSON reads a file of the data directory; fs.ErrNotExist when it is not there.
+func readJSON(fsys vfs.FS, name string, into any) error {
+	text, err := vfs.ReadFile(fsys, name, maxSmall)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	return nil
+}
+
+func writeJSON(fsys vfs.FS, name string, value any) error {
+	text, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return err
+	}
+	return vfs.WriteFile(fsys, name, append(text, '\n'), 0o600)
+}
+
+// clusterRecord is DIR/cluster.
+type clusterRecord struct {
+	Cluster string `json:"cluster"`
+}
+
+// findCluster learns which cluster this is, from DIR or from the drives, makes a new one when both are blank, and
+// opens the drives that are here.
+func (p *Peer) findCluster(ctx context.Context) error {
+	fsys, dir := p.seams.FS, p.config.Dir
+	var record clusterRecord
+	if err := readJSON(fsys, path.Join(dir, clusterFile), &record); err == nil {
+		id, err := cluster.ParseID(record.Cluster)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", path.Join(dir, clusterFile), err)
+		}
+		p.cluster = cluster.ClusterID(id)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	forming, err := p.form()
+	if err != nil {
+		return err
+	}
+	if forming == nil && p.cluster == (cluster.ClusterID{}) {
+		if p.cluster, err = clusterOf(p.examineAll()); err != nil {
+			return err
+		}
+	}
+	for _, dir := range p.config.Drives {
+		p.slots = append(p.slots, &slot{fs: fsys, path: dir, cluster: p.cluster, drives: p.drives, log: p.log})
+	}
+	var wait sync.WaitGroup
+	for _, s := range p.slots {
+		wait.Go(func() { s.step(ctx) })
+	}
+	wait.Wait()
+	return nil
+}
+
+// examineAll looks at every configured directory at once.
+func (p *Peer) examineAll() map[string]slotState {
+	states := make([]slotState, len(p.config.Drives))
+	var wait sync.WaitGroup
+	for i, dir := range p.config.Drives {
+		wait.Go(func() { states[i] = examine(p.seams.FS, dir, cluster.ClusterID{}) })
+	}
+	wait.Wait()
+	all := make(map[string]slotState, len(states))
+	for i, dir := range p.config.Drives {
+		all[dir] = states[i]
+	}
+	return all
+}
+
+// clusterOf names the one cluster that the drives belong to. Without DIR nothing else tells, so drives of two clusters
+// are refused unless more than two thirds agree: then the others are foreign.
+func clusterOf(states map[string]slotState) (cluster.ClusterID, error) {
+	counts := make(map[cluster.ClusterID]int)
+	total := 0
+	for _, s := range states {
+		if s.kind == slotUp {
+			counts[s.identity.Cluster]++
+			total++
+		}
+	}
+	var most cluster.ClusterID
+	for id, n := range counts {
+		if n > counts[most] {
+			most = id
+		}
+	}
+	if total > 0 && 3*counts[most] > 2*total {
+		return most, nil
+	}
+	if total == 0 {
+		return cluster.ClusterID{}, fmt.Errorf("no drive can be read, and the data directory names no cluster: %w", ErrClusters)
+	}
+	return cluster.ClusterID{}, fmt.Errorf("%w: %d drives carry %d different identities of a cluster; name the drives of one",
+		ErrClusters, total, len(counts))
+}
+
+// form begins a first start, or takes up one that was cut off. It returns nil when neither is the case.
+func (p *Peer) form() (*plan, error) {
+	fsys := p.seams.FS
+	name := path.Join(p.config.Dir, formingFile)
+	var forming plan
+	switch err := readJSON(fsys, name, &forming); {
+	case err == nil:
+		p.log.Info("a first start was cut off; finishing it", "cluster", forming.Cluster)
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	default:
+		first, err := p.isFirstStart()
+		if err != nil || !first {
+			return nil, err
+		}
+		forming = *newPlan(p.config.Drives, p.seams.Now())
+		if err := writeJSON(fsys, name, &forming); err != nil {
+			return nil, fmt.Errorf("first start: %w", err)
+		}
+		p.log.Info("first start: making a new cluster", "cluster", forming.Cluster, "drives", len(forming.Drives))
+	}
+	id, err := cluster.ParseID(forming.Cluster)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	p.cluster = cluster.ClusterID(id)
+	for _, d := range forming.Drives {
+		if err := writeIdentity(fsys, &forming, d); err != nil {
+			return nil, fmt.Errorf("first start: %w", err)
+		}
+	}
+	return &forming, nil
+}
+
+// writeIdentity gives a drive of the plan its identity, unless it has it.
+func writeIdentity(fsys vfs.FS, forming *plan, d planDrive) error {
+	want, err := forming.identity(d)
+	if err != nil {
+		return err
+	}
+	have, err := drive.ReadIdentity(fsys, d.Path)
+	switch {
+	case err == nil && have.Drive == want.Drive && have.Cluster == want.Cluster:
+		return nil
+	case err == nil:
+		return fmt.Errorf("drive %s belongs to cluster %v: %w", d.Path, have.Cluster, drive.ErrForeign)
+	case errors.Is(err, drive.ErrBadIdentity), errors.Is(err, drive.ErrNoIdentity):
+		// Init refuses a directory that holds anything but what an Init that was cut off left.
+		return drive.Init(fsys, d.Path, want)
+	}
+	return err
+}
+
+// isFirstStart tells whether nothing at all is here: no cluster in DIR, no identity on any drive. A drive that cannot
+// be read might carry one, so it is an error.
+func (p *Peer) isFirstStart() (bool, error) {
+	if p.cluster != (cluster.ClusterID{}) {
+		return false, nil
+	}
+	states := p.examineAll()
+	for _, dir := range p.config.Drives {
+		switch s := states[dir]; s.kind {
+		case slotMissing, slotBlank:
+		case slotUp, slotForeign, slotTwice:
+			return false, nil
+		default:
+			return false, fmt.Errorf("first start: drive %s: %s", dir, s.reason)
+		}
+	}
+	for _, dir := range p.config.Drives {
+		if states[dir].kind != slotBlank {
+			continue
+		}
+		entries, err := p.seams.FS.ReadDir(dir)
+		if err != nil {
+			return false, fmt.Errorf("first start: drive %s: %w", dir, err)
+		}
+		for _, entry := range entries {
+			if entry.Name() != "lost+found" {
+				return false, fmt.Errorf("%w: drive %s is not empty and holds no drive: it would not be touched; empty it or name another",
+					ErrConfig, dir)
+			}
+		}
+	}
+	return true, nil
+}
+
+// readPlan reads the plan of an unfinished first start, nil when there is none.
+func (p *Peer) readPlan() (*plan, error) {
+	var forming plan
+	err := readJSON(p.seams.FS, path.Join(p.config.Dir, formingFile), &forming)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &forming, nil
+}
+
+// finishForming does the steps after the root rows: what DIR remembers of the cluster. It also makes again what was
+// lost with DIR.
+func (p *Peer) finishForming(key Credentials) error {
+	fsys, dir := p.seams.FS, p.config.Dir
+	want := clusterRecord{Cluster: p.cluster.String()}
+	var have clusterRecord
+	if err := readJSON(fsys, path.Join(dir, clusterFile), &have); err != nil || have != want {
+		if err := writeJSON(fsys, path.Join(dir, clusterFile), want); err != nil {
+			return fmt.Errorf("write the cluster's id: %w", err)
+		}
+	}
+	if kept, err := ReadCredentials(fsys, dir); err != nil || *kept != key {
+		if err := writeCredentials(fsys, dir, key); err != nil {
+			return err
+		}
+	}
+	p.key.Store(&key)
+	err := fsys.Remove(path.Join(dir, formingFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("first start: %w", err)
+	}
+	return fsys.SyncDir(dir)
+}

@@ -1,0 +1,343 @@
+// Package peer is the composition root: it puts the parts of one holdfast process together and keeps them running
+// while drives come and go. Nothing else knows what is connected to what.
+//
+//	Start ─ lock of DIR ─ listener ─ drives (scan.go, slot.go) ─ first start, if it is one (first.go)
+//	     └─ supervisor: when enough drives are here, opens the core (core.go): log, names, bytes, objects, faces
+//
+// # What is where
+//
+//	DIR/lock           held by the process
+//	DIR/cluster        the id of the cluster, so that blank drives never look like a first start
+//	DIR/forming        the plan of a first start that is not finished
+//	DIR/credentials    the root access key, also kept in the root group
+//	DIR/metrics.token  what a Prometheus scraper presents
+//	DIR/state/         the state database, a cache of the log on the drives
+//
+// Everything in DIR can be made again from the drives, except the plan of an unfinished first start, in which nothing
+// was acknowledged yet.
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast/holdfast/chunkstore"
+	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/vfs"
+)
+
+// Timing of a peer.
+const (
+	// lookEvery is how often each drive is looked at: a drive that was pulled is known before a client's patience ends.
+	lookEvery = time.Second
+	// stopGrace is how long requests may take to finish once the peer is to stop.
+	stopGrace = 10 * time.Second
+)
+
+// Errors of Start beside ErrConfig.
+var (
+	// ErrInUse says that another process uses the data directory, a drive or the address.
+	ErrInUse = errors.New("in use by another process")
+	// ErrClusters says that the drives belong to several clusters and nothing tells which is meant.
+	ErrClusters = errors.New("the drives belong to different clusters")
+)
+
+// Config is what an operator decides.
+type Config struct {
+	Dir    string   // absolute
+	Drives []string // absolute paths, at least 12
+	// Name is the peer's name; empty means the host's.
+	Name string
+	// Zone and Rack are failure domains; empty means the only one.
+	Zone, Rack string
+	// Listen is the address of the S3 listener, host:port.
+	Listen string
+	// TLSCert and TLSKey are PEM files; both empty means plain HTTP.
+	TLSCert, TLSKey string
+	// Memory is the budget of row buffers in bytes; zero means a quarter of RAM, at most 1 GiB.
+	Memory int64
+	// RootKey, when not nil, becomes the root access key.
+	RootKey *Credentials
+	// HomeBucket is made on the first start when not empty, and whenever the cluster has no bucket at all.
+	HomeBucket string
+	// Version is the program's, for status.
+	Version string
+}
+
+// Seams are what tests replace.
+type Seams struct {
+	FS  vfs.FS
+	Now func() time.Time
+	Log *slog.Logger
+}
+
+// Peer is a running holdfast process. Close stops it.
+type Peer struct {
+	config  Config
+	seams   Seams
+	log     *slog.Logger
+	started time.Time
+	cluster cluster.ClusterID
+
+	lock     io.Closer
+	listener net.Listener
+	server   *http.Server
+	scheme   string
+	token    string // of /-/metrics
+
+	drives *chunkstore.Drives
+	slots  []*slot
+	key    atomic.Pointer[Credentials]
+	core   atomic.Pointer[core]
+	ready  chan struct{} // closed when the core was opened for the first time
+
+	cancel context.CancelFunc
+	wait   sync.WaitGroup
+
+	mu      sync.Mutex
+	reasons []string // why there is no core
+	served  error    // of the HTTP server, when it ended by itself
+}
+
+// Start locks the data directory, listens, finds the drives, makes a new cluster when this is a first start, and
+// returns. The peer then serves as soon as enough drives are here; WaitReady waits for that. ctx bounds Start only.
+func Start(ctx context.Context, config Config, seams Seams) (*Peer, error) {
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	p := &Peer{
+		config: config, seams: seams, log: seams.Log, started: seams.Now(), scheme: "http",
+		drives: chunkstore.NewDrives(), ready: make(chan struct{}),
+	}
+	if err := p.open(ctx); err != nil {
+		return nil, errors.Join(err, p.release())
+	}
+	life, cancel := context.WithCancel(context.Background())
+	p.cancel = cancel
+	for _, s := range p.slots {
+		p.wait.Go(func() { s.run(life) })
+	}
+	p.wait.Go(func() { p.supervise(life) })
+	p.wait.Go(func() { p.serve() })
+	return p, nil
+}
+
+func (c *Config) validate() error {
+	if c.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("%w: --name is not set and the host has no name: %w", ErrConfig, err)
+		}
+		c.Name = host
+	}
+	if len(c.Drives) < minDrives {
+		return fmt.Errorf("%w: %d drives are not enough: name at least %d directories", ErrConfig, len(c.Drives), minDrives)
+	}
+	for _, d := range append([]string{c.Dir}, c.Drives...) {
+		if !path.IsAbs(d) {
+			return fmt.Errorf("%w: %q is not an absolute path", ErrConfig, d)
+		}
+	}
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		return fmt.Errorf("%w: --s3: %w", ErrConfig, err)
+	}
+	return nil
+}
+
+// open takes everything that Start must have; release gives it back.
+func (p *Peer) open(ctx context.Context) error {
+	fsys, dir := p.seams.FS, p.config.Dir
+	if err := vfs.MkdirAll(fsys, dir, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	lock, err := fsys.Lock(path.Join(dir, "lock"))
+	if errors.Is(err, vfs.ErrLocked) {
+		return fmt.Errorf("data directory %s is %w", dir, ErrInUse)
+	}
+	if err != nil {
+		return fmt.Errorf("data directory %s: %w", dir, err)
+	}
+	p.lock = lock
+	if err := p.listen(); err != nil {
+		return err
+	}
+	if err := p.findCluster(ctx); err != nil {
+		return err
+	}
+	if err := p.loadKey(); err != nil {
+		return err
+	}
+	p.token, err = loadToken(fsys, dir)
+	return err
+}
+
+// release gives back what open took.
+func (p *Peer) release() error {
+	var errs []error
+	if p.listener != nil {
+		if err := p.listener.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	for _, s := range p.slots {
+		errs = append(errs, s.close())
+	}
+	if p.lock != nil {
+		errs = append(errs, p.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// WaitReady waits until the peer serves. It ends early with the error of a listener that died, or of ctx.
+func (p *Peer) WaitReady(ctx context.Context) error {
+	select {
+	case <-p.ready:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Endpoint is the URL that clients on this machine reach the peer at.
+func (p *Peer) Endpoint() string {
+	host, port, err := net.SplitHostPort(p.listener.Addr().String())
+	if err != nil { // the address of a TCP listener always splits
+		return p.scheme + "://" + p.listener.Addr().String()
+	}
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return p.scheme + "://" + net.JoinHostPort(host, port)
+}
+
+// Dir is the data directory.
+func (p *Peer) Dir() string { return p.config.Dir }
+
+// RootKey is the root access key, nil before it is known.
+func (p *Peer) RootKey() *Credentials { return p.key.Load() }
+
+// AccessKey is the public half of the root access key.
+func (p *Peer) AccessKey() string {
+	if key := p.key.Load(); key != nil {
+		return key.AccessKey
+	}
+	return ""
+}
+
+// Summary says in a few words how the drives are.
+func (p *Peer) Summary() string {
+	up := 0
+	var wrong []string
+	for _, s := range p.slots {
+		if state := s.look(); state.kind == slotUp {
+			up++
+		} else {
+			wrong = append(wrong, fmt.Sprintf("%s %s", path.Base(s.path), state.kind))
+		}
+	}
+	text := fmt.Sprintf("%d of %d up", up, len(p.slots))
+	if len(wrong) > 0 {
+		text += " (" + strings.Join(wrong, ", ") + ")"
+	}
+	return text
+}
+
+// Close stops accepting requests, lets those under way finish for ten seconds, and closes everything.
+func (p *Peer) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	err := p.server.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		p.log.Warn("requests were cut off", "after", stopGrace)
+		err = p.server.Close()
+	}
+	p.cancel()
+	p.wait.Wait()
+	if c := p.core.Swap(nil); c != nil {
+		err = errors.Join(err, c.close())
+	}
+	return errors.Join(err, p.release())
+}
+
+// supervise opens the core when enough drives are here, and tells it of drives that come and go.
+func (p *Peer) supervise(ctx context.Context) {
+	changed, cancel := p.drives.Subscribe()
+	defer cancel()
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	for {
+		p.step(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-ticker.C:
+		}
+	}
+}
+
+func (p *Peer) step(ctx context.Context) {
+	if c := p.core.Load(); c != nil {
+		c.reconcile()
+		return
+	}
+	if reason := p.tooFew(); reason != "" {
+		p.setReasons(reason)
+		return
+	}
+	c, err := p.openCore(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			p.setReasons(err.Error())
+		}
+		return
+	}
+	p.setReasons()
+	p.core.Store(c)
+	p.log.Info("ready", "endpoint", p.Endpoint(), "drives", p.Summary())
+	select {
+	case <-p.ready:
+	default:
+		close(p.ready)
+	}
+}
+
+// tooFew says why the drives that are here are not enough to serve, "" when they are.
+func (p *Peer) tooFew() string {
+	missing := len(p.slots) - len(p.drives.All())
+	if missing <= spareDrives {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d drives are not here (%s): waiting for all but %d", missing, len(p.slots), p.Summary(), spareDrives)
+}
+
+// spareDrives is how many drives may be missing: the parity shards of a chunk.
+const spareDrives = 4
+
+// setReasons remembers why the peer does not serve, and says it once.
+func (p *Peer) setReasons(reasons ...string) {
+	p.mu.Lock()
+	before := strings.Join(p.reasons, "; ")
+	p.reasons = reasons
+	p.mu.Unlock()
+	if now := strings.Join(reasons, "; "); now != "" && now != before {
+		p.log.Warn("not ready", "reason", now)
+	}
+}
+
+func (p *Peer) whyNot() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string(nil), p.reasons...)
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/cmd/holdfast/peer"
+)
+
+// serveOptions are what `up` and `server` share.
+type serveOptions struct {
+	dir     string
+	s3      string
+	name    string
+	tlsCert string
+	tlsKey  string
+	memory  string
+}
+
+func (o *serveOptions) bind(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&o.dir, "dir", defaultDir, "data `directory` of this peer: keys and caches, all of which can be made again from the drives")
+	flags.StringVar(&o.s3, "s3", "127.0.0.1:9000", "`address` to serve S3 at")
+	flags.StringVar(&o.name, "name", "", "`name` of this peer (default: the host's)")
+	flags.StringVar(&o.tlsCert, "tls-cert", "", "PEM `file` with the certificate chain to serve HTTPS with")
+	flags.StringVar(&o.tlsKey, "tls-key", "", "PEM `file` with its private key")
+	flags.StringVar(&o.memory, "memory", "", "budget for bodies under way, such as 512MiB (default: a quarter of RAM, at most 1 GiB)")
+	setting(flags, "dir", "s3", "name", "tls-cert", "tls-key", "memory")
+}
+
+// config checks what can be checked before anything is touched.
+func (o *serveOptions) config(s *session) (peer.Config, error) {
+	dir, err := filepath.Abs(o.dir)
+	if err != nil {
+		return peer.Config{}, err
+	}
+	if (o.tlsCert == "") != (o.tlsKey == "") {
+		return peer.Config{}, usageError(errors.New("--tls-cert and --tls-key must be set together"))
+	}
+	memory, err := parseBytes("--memory", o.memory)
+	if err != nil {
+		return peer.Config{}, err
+	}
+	key, err := s.config.rootKey()
+	if err != nil {
+		return peer.Config{}, err
+	}
+	return peer.Config{
+		Dir: dir, Name: o.name, Listen: o.s3, TLSCert: o.tlsCert, TLSKey: o.tlsKey, Memory: memory, RootKey: key, Version: version,
+	}, nil
+}
+
+func parseBytes(flag, text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n > 1<<50 {
+		return 0, usageError(fmt.Errorf("%s %q is not a number of bytes such as 512MiB", flag, text))
+	}
+	return int64(n), nil
+}
+
+type serverOptions struct {
+	serve  serveOptions
+	drives []string
+	zone   string
+	rack   string
+}
+
+func newServer(s *session) *cobra.Command {
+	o := serverOptions{}
+	cmd := &cobra.Command{
+		Use:   "server --drives '/mnt/d{1...12}'",
+		Short: "Run a server over your own drive directories",
+		Long: `Runs a server over at least twelve drive directories, best one on each device. '{1...12}' stands for the
+numbers from 1 to 12; --drives may be given more than once.
+
+The first start makes what is missing, writes an identity into every directory, and makes the root access key
+(or takes HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY). Later starts know every drive by its identity, in
+any order and at any path: a missing one is waited for, one of another cluster is refused, a blank one is left
+alone. With up to four drives missing it serves; with more it waits for them.`,
+		Example: "  holdfast server --drives '/mnt/d{1...12}' --dir /var/lib/holdfast --s3 0.0.0.0:9000",
+		Args:    exactArgs(0),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runServer(cmd.Context(), s, &o) },
+	}
+	o.serve.bind(cmd)
+	flags := cmd.Flags()
+	flags.StringArrayVar(&o.drives, "drives", nil, "drive `directories`, such as '/mnt/d{1...12}'")
+	flags.StringVar(&o.zone, "zone", "", "`zone` that this peer stands in, a failure domain")
+	flags.StringVar(&o.rack, "rack", "", "`rack` that this peer stands in, a failure domain")
+	setting(flags, "drives", "zone", "rack")
+	return cmd
+}
+
+func runServer(ctx context.Context, s *session, o *serverOptions) error {
+	log, err := s.log.logger(s.err)
+	if err != nil {
+		return err
+	}
+	config, err := o.serve.config(s)
+	if err != nil {
+		return err
+	}
+	config.Zone, config.Rack = o.zone, o.rack
+	if len(o.drives) == 0 {
+		return usageError(errors.New("--drives names no directory; write --drives '/mnt/d{1...12}'"))
+	}
+	if config.Drives, err = peer.ExpandDrives(o.drives); err != nil {
+		return usageError(err)
+	}
+	p, err := startPeer(ctx, config, log)
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(s.out, "holdfast %s serves S3 at %s; keys in %s\n", version, p.Endpoint(), peer.CredentialsPath(p.Dir())); err != nil {
+		return errors.Join(err, p.Close())
+	}
+	<-ctx.Done()
+	log.Info("stopping")
+	return p.Close()
+}
+
+func startPeer(ctx context.Context, config peer.Config, log *slog.Logger) (*peer.Peer, error) {
+	p, err := peer.Start(ctx, config, peer.Seams{FS: vfs.OS(), Now: time.Now, Log: log})
+	if errors.Is(err, peer.ErrConfig) {
+		return nil, usageError(err)
+	}
+	return p, err
+}
