@@ -10,6 +10,16 @@ import (
 // SetAttr changes the mount's attributes of the current version in place, if id is the current one; else ErrConflict.
 // It makes no new version.
 func (c *Catalog) SetAttr(ctx context.Context, bucket BucketID, key string, id VersionID, attr Attr, op Op) (Version, error) {
+	return c.setCurrent(ctx, bucket, key, id, op, func(v *record.Version) { v.Attr = fromAttr(&attr) })
+}
+
+// SetFile is SetAttr that replaces the user metadata too: user xattrs of a mount are metadata headers on S3.
+func (c *Catalog) SetFile(ctx context.Context, bucket BucketID, key string, id VersionID, attr Attr, meta map[string]string, op Op) (Version, error) {
+	return c.setCurrent(ctx, bucket, key, id, op, func(v *record.Version) { v.Attr, v.Meta = fromAttr(&attr), meta })
+}
+
+// setCurrent changes the record of the current version in place, if id is the current one.
+func (c *Catalog) setCurrent(ctx context.Context, bucket BucketID, key string, id VersionID, op Op, change func(*record.Version)) (Version, error) {
 	var changed Version
 	out, err := c.write(ctx, op, []latchSpan{keyLatch(bucket, key)}, func(e *evaluation) error {
 		t, err := e.target(bucket, key)
@@ -26,7 +36,7 @@ func (c *Catalog) SetAttr(ctx context.Context, bucket BucketID, key string, id V
 		if err != nil {
 			return err
 		}
-		t.current.Attr = fromAttr(&attr)
+		change(t.current)
 		e.plan.PutRecord(currentRow(bucket, key), t.current)
 		e.answer(t.current)
 		e.plan.Result.Version = summary(t.current)
