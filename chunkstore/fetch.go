@@ -222,7 +222,7 @@ func (f *fetch) read(ctx context.Context, shards []int, columns piece, wait time
 		}
 		reads = append(reads, r)
 	}
-	return f.collect(ctx, reads, answers, wait)
+	return f.collect(ctx, reads, answers, wait, last)
 }
 
 // readShard runs in a goroutine of its own and touches nothing of f that changes.
@@ -256,7 +256,7 @@ func (f *fetch) memory(r *shardRead) [][]byte {
 }
 
 // collect waits for answers. Reads that have none after wait are abandoned: their drives are gone around from now on.
-func (f *fetch) collect(ctx context.Context, reads []*shardRead, answers <-chan *shardRead, wait time.Duration) error {
+func (f *fetch) collect(ctx context.Context, reads []*shardRead, answers <-chan *shardRead, wait time.Duration, last bool) error {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	var ended error
@@ -282,6 +282,9 @@ func (f *fetch) collect(ctx context.Context, reads []*shardRead, answers <-chan 
 		for f.have[r.shard] != r.span && f.fault[r.shard] == nil {
 			if r.state.CompareAndSwap(readRunning, readHung) {
 				f.hung(r, wait)
+				if !last { // when the others are too few it is asked once more, and waited for longer
+					f.around |= 1 << r.shard
+				}
 			} else {
 				f.take(<-answers) // of r or of another one: each that is done answers once
 			}

@@ -168,11 +168,14 @@ func (o *offer) close(abandoned bool) {
 func (o *offer) decide(ctx context.Context) (uint16, error) {
 	var durable uint16
 	var firstErr error
-	var half, rule time.Duration // when half of the shards, and when enough for the rule, were durable
+	var first, half, rule time.Duration // when one shard, half of them, and enough for the rule were durable
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	for pending := allShards; pending != 0; {
 		since := time.Since(o.begun)
+		if first == 0 && durable != 0 {
+			first = since
+		}
 		if half == 0 && 2*bits.OnesCount16(durable) >= Shards {
 			half = since
 		}
@@ -180,7 +183,7 @@ func (o *offer) decide(ctx context.Context) (uint16, error) {
 			rule = since
 		}
 		hopeless := !placement.Acknowledge(o.slots, durable|pending)
-		wait := o.deadline(half, rule, hopeless) - since
+		wait := o.deadline(first, half, rule, hopeless) - since
 		if wait <= 0 {
 			break
 		}
@@ -207,10 +210,10 @@ func (o *offer) decide(ctx context.Context) (uint16, error) {
 	return durable, fmt.Errorf("%d of %d shards durable: %w", bits.OnesCount16(durable), Shards, firstErr)
 }
 
-// deadline returns when, counted from the beginning, the waiting ends if nothing more happens. half and rule are when
-// half of the shards and enough for the rule were durable, zero for not yet. Drives that are all slow alike are waited
-// for; one that is slower than the others is not.
-func (o *offer) deadline(half, rule time.Duration, hopeless bool) time.Duration {
+// deadline returns when, counted from the beginning, the waiting ends if nothing more happens. first, half and rule
+// are when one shard, half of them and enough for the rule were durable, zero for not yet. Drives that are all slow
+// alike are waited for; those that are much slower than the others are not.
+func (o *offer) deadline(first, half, rule time.Duration, hopeless bool) time.Duration {
 	soft := o.store.config.PutDeadline
 	if soft == 0 {
 		soft = o.store.latency.deadline()
@@ -222,6 +225,8 @@ func (o *offer) deadline(half, rule time.Duration, hopeless bool) time.Duration 
 		return min(max(soft, 2*rule), rule+maxPutDeadline)
 	case half > 0:
 		return min(max(2*soft, 3*half), patience)
+	case first > 0:
+		return min(max(8*soft, 8*first), patience)
 	}
 	return patience
 }
