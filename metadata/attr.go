@@ -15,7 +15,7 @@ func (c *Catalog) SetAttr(ctx context.Context, bucket BucketID, key string, id V
 
 // SetFile is SetAttr that replaces the user metadata too: user xattrs of a mount are metadata headers on S3.
 func (c *Catalog) SetFile(ctx context.Context, bucket BucketID, key string, id VersionID, attr Attr, meta map[string]string, op Op) (Version, error) {
-	return c.setCurrent(ctx, bucket, key, id, op, func(v *record.Version) { v.Attr, v.Meta = fromAttr(&attr), meta })
+	return c.setCurrent(ctx, bucket, key, id, op, func(v *record.Version) { v.Attr, v.Meta = fromAttr(&attr), fromMap(meta) })
 }
 
 // setCurrent changes the record of the current version in place, if id is the current one.
