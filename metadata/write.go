@@ -196,10 +196,11 @@ func (w *writing) commit(command []byte) (out outcome, again bool, err error) {
 		return outcome{}, false, err
 	}
 	w.handedOver = true
-	settled := make(chan settlement, 1)
+	settled := make(chan settlement)
 	go w.settle(command, settled)
 	select {
 	case s := <-settled:
+		w.handedOver = false
 		return s.out, s.again, s.err
 	case <-w.ctx.Done():
 		return outcome{}, false, err
@@ -212,27 +213,32 @@ type settlement struct {
 	err   error
 }
 
-// settle repeats a command of unknown outcome until its outcome is known. The tablet applies it at most once.
+// settle finds out what became of a command of unknown outcome, and gives the latches back to the writer, or releases
+// them when the writer has left.
 func (w *writing) settle(command []byte, settled chan<- settlement) {
 	defer w.c.work.Done()
-	defer w.release()
+	s := w.settlement(command)
+	select {
+	case settled <- s:
+	case <-w.ctx.Done():
+		w.release()
+	}
+}
+
+// settlement repeats the command until its outcome is known. The tablet applies it at most once. When the repetition
+// is refused as one of an earlier term, neither was applied or will be: entries of the log never go back in terms.
+func (w *writing) settlement(command []byte) settlement {
 	for {
 		result, err := w.c.tablet.Propose(w.c.life, command)
 		switch {
 		case err == nil:
-			out, stale, err := decided(result)
-			if stale {
-				err = fmt.Errorf("the leader changed: %w", raft.ErrUnknownOutcome)
-			}
-			settled <- settlement{out: out, err: err}
-			return
+			out, again, err := decided(result)
+			return settlement{out, again, err}
 		case errors.Is(err, raft.ErrStopped) || w.c.life.Err() != nil:
-			settled <- settlement{err: err}
-			return
+			return settlement{err: err}
 		}
 		if err := sleep(w.c.life, retryAfter); err != nil {
-			settled <- settlement{err: err}
-			return
+			return settlement{err: err}
 		}
 	}
 }
