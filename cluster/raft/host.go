@@ -36,7 +36,7 @@ type Host struct {
 
 	mu       sync.Mutex
 	closed   bool
-	known    map[GroupID]bool // the groups of this peer
+	known    map[GroupID]bool           // the groups of this peer
 	serving  bool                       // proposals may go to the worker
 	mirrors  map[cluster.DriveID]Mirror // the drives that are here
 	waiting  inbox

@@ -245,7 +245,7 @@ func startLoad(h *Host, workers int, seed uint64) *load {
 		l.wait.Go(func() {
 			random := rand.New(rand.NewPCG(seed, uint64(w)))
 			for i := 0; ctx.Err() == nil; i++ {
-				command := fmt.Sprintf("w%d-%d-%s", w, i, strings.Repeat("x", random.IntN(400)))
+				command := fmt.Sprintf("s%d-w%d-%d-%s", seed, w, i, strings.Repeat("x", random.IntN(400)))
 				l.mu.Lock()
 				l.tried[command] = true
 				l.mu.Unlock()
@@ -282,16 +282,16 @@ func (l *load) check(list []string) error {
 	seen := map[string]int{}
 	for i, command := range list {
 		if at, twice := seen[command]; twice {
-			return fmt.Errorf("command %.20q is there at %d and %d", command, at, i)
+			return fmt.Errorf("command %.24q is there at %d and %d", command, at, i)
 		}
 		if !l.tried[command] {
-			return fmt.Errorf("command %.20q at %d was never proposed", command, i)
+			return fmt.Errorf("command %.24q at %d was never proposed", command, i)
 		}
 		seen[command] = i
 	}
 	for command, place := range l.acked {
 		if at, ok := seen[command]; !ok || uint64(at) != place {
-			return fmt.Errorf("acknowledged command %.20q of place %d is at %d (%v)", command, place, at, ok)
+			return fmt.Errorf("acknowledged command %.24q of place %d is at %d (%v)", command, place, at, ok)
 		}
 	}
 	return nil

@@ -405,6 +405,10 @@ func (c *core) begin(groups []*groupLog) error {
 			alone:   len(g.voters) == 1 && g.voters[0] == g.replica,
 			replica: g.replica,
 		}
+		if g.last() > point.index {
+			// A checkpoint taken before these are applied must not let go of any frame.
+			r.unapplied = []appended{{index: g.last(), seq: c.log.segments[0].first}}
+		}
 		r.node, err = etcd.NewRawNode(c.raftConfig(r))
 		if err != nil {
 			return fmt.Errorf("group %d: %w", g.id, err)
