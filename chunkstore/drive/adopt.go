@@ -27,26 +27,30 @@ func (d *Drive) adopt(name chunkFileName, s scanned) {
 		d.admit(v, location{s.file, e}, false)
 	}
 	for _, e := range s.tail {
-		d.admit(v, location{s.file, e}, true)
+		if !d.admit(v, location{s.file, e}, true) {
+			// It must not get into the next index record, which is believed without another look.
+			s.file.entries = slices.DeleteFunc(s.file.entries, func(other entry) bool { return other == e })
+		}
 	}
 }
 
 // admit inserts a record unless it was deleted. A record of the tail may be torn, so one that would replace an earlier
-// record of the same shard is read first. Callers hold mu; Open does not share the drive yet, so I/O is harmless.
-func (d *Drive) admit(v *volumeIndex, at location, tail bool) {
+// record of the same shard is read first; false means that it was torn. Callers hold mu; Open does not share the drive yet, so I/O is harmless.
+func (d *Drive) admit(v *volumeIndex, at location, tail bool) bool {
 	where := slot{chunk: at.chunk, shard: at.file.header.shard}
 	if _, deleted := v.deleted[where]; deleted {
 		d.remains = append(d.remains, at)
-		return
+		return true
 	}
 	if _, there := v.shards[where]; there && tail {
 		if err := d.verify(at); err != nil {
-			return
+			return false
 		}
 	}
 	if old, replaced := d.insert(v, at); replaced {
 		d.remains = append(d.remains, old)
 	}
+	return true
 }
 
 // verify reads a whole record and checks all of it.

@@ -192,7 +192,6 @@ func (d *Drive) concludeFile(f *chunkFile) error {
 type batchPlan struct {
 	accepted []*request
 	notes    []note
-	undo     []func() // takes the notes back out of the index, when the ledger fails
 	puts     map[*stream][]*put
 	bytes    int64
 }
@@ -240,7 +239,7 @@ func (d *Drive) plan(batch []*request) *batchPlan {
 	for _, r := range batch {
 		if r.put == nil {
 			for _, n := range r.notes {
-				p.undo = append(p.undo, d.mark(n))
+				d.mark(n)
 			}
 			p.notes = append(p.notes, r.notes...)
 		} else if err := d.refuse(r.put.header); err != nil {
@@ -274,19 +273,15 @@ func (d *Drive) refuse(h *chunkstore.Header) error {
 }
 
 // mark notes a deletion or a seal, so that later puts are refused and a new ledger says it. The shard itself leaves
-// the index only when the note is durable. Callers hold mu.
-func (d *Drive) mark(n note) (undo func()) {
+// the index only when the note is durable. The mark stays when the ledger fails: nobody knows then whether the note
+// comes back at the next Open, so a put acknowledged after it could be lost. Callers hold mu.
+func (d *Drive) mark(n note) {
 	v := d.volume(n.volume)
 	if n.kind == noteSealed {
-		before := v.sealed
 		v.sealed = max(v.sealed, n.epoch)
-		return func() { v.sealed = before }
+	} else {
+		v.deleted[n.slot] = struct{}{}
 	}
-	if _, there := v.deleted[n.slot]; there {
-		return func() {}
-	}
-	v.deleted[n.slot] = struct{}{}
-	return func() { delete(v.deleted, n.slot) }
 }
 
 // writePlan writes and syncs the ledger and all files of a plan.
@@ -311,11 +306,6 @@ func (d *Drive) writePlan(p *batchPlan) (ledgerErr error) {
 func (d *Drive) apply(p *batchPlan, ledgerErr error) (dead []location) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if ledgerErr != nil {
-		for i := len(p.undo) - 1; i >= 0; i-- {
-			p.undo[i]()
-		}
-	}
 	for _, r := range p.accepted {
 		if r.put != nil && r.put.err == nil {
 			v := d.volume(r.put.header.Key.Volume)

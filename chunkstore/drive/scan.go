@@ -271,7 +271,10 @@ func (d *Drive) scanHeaders(r vfs.File, f *chunkFile, from, to int64) ([]entry, 
 		}
 		length := pageSize + h.Layout.ShardSize()
 		if at+length > to {
-			at += pageSize // cut off: it was never acknowledged
+			// Cut off, so it was never acknowledged. But its header stands, and a later scan would jump over what it
+			// claims: nothing may ever be written there.
+			f.end = max(f.end, at+length)
+			at += pageSize
 			continue
 		}
 		digest := h.Digest()
