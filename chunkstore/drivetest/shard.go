@@ -32,17 +32,28 @@ func NewShard(key chunkstore.ShardKey, epoch cluster.Epoch, size uint32) *Shard 
 	for off := int64(0); off < layout.ShardSize(); off += layout.Cell {
 		cell := s.Payload[off : off+layout.Cell]
 		s.Cells = append(s.Cells, cell)
-		for at := int64(0); at < layout.Cell; at += layout.Leaf {
-			s.Header.Leaves = append(s.Header.Leaves, sha256.Sum256(cell[at:min(at+layout.Leaf, layout.Cell)]))
-		}
 	}
 	for i := range s.Header.Roots {
 		fill(random, s.Header.Roots[i][:])
 	}
-	s.Header.Roots[key.Shard] = chunkstore.Root(s.Header.Leaves)
-	digest := s.Header.Digest()
-	s.Chunk = chunkstore.Chunk{Volume: key.Volume, ID: key.Chunk, Size: size, Digest: [16]byte(digest[:16])}
+	s.Rehash()
 	return s
+}
+
+// Rehash makes the header and the chunk fit the payload after a test changed it.
+func (s *Shard) Rehash() {
+	h := &s.Header
+	h.Leaves = nil
+	for _, cell := range s.Cells {
+		for at := int64(0); at < h.Layout.Cell; at += h.Layout.Leaf {
+			h.Leaves = append(h.Leaves, sha256.Sum256(cell[at:min(at+h.Layout.Leaf, h.Layout.Cell)]))
+		}
+	}
+	if h.Key.Shard < chunkstore.Shards {
+		h.Roots[h.Key.Shard] = chunkstore.Root(h.Leaves)
+	}
+	digest := h.Digest()
+	s.Chunk = chunkstore.Chunk{Volume: h.Key.Volume, ID: h.Key.Chunk, Size: h.Size, Digest: [16]byte(digest[:16])}
 }
 
 // fill fills p with random bytes; ChaCha8.Read never fails.
