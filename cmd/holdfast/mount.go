@@ -150,7 +150,7 @@ func (s *session) serveMount(ctx context.Context, o *mountOptions, source, at st
 	if err := s.needBucket(ctx, o, p.bucket); err != nil {
 		return err
 	}
-	client, err := s.mountClient(ctx, o, p)
+	client, err := s.mountClient(ctx, o, p, log)
 	if err != nil {
 		return err
 	}
@@ -223,7 +223,7 @@ func (s *session) needBucket(ctx context.Context, o *mountOptions, bucket string
 	return describe("bucket "+bucket, err)
 }
 
-func (s *session) mountClient(ctx context.Context, o *mountOptions, p place) (*remote.Client, error) {
+func (s *session) mountClient(ctx context.Context, o *mountOptions, p place, log *slog.Logger) (*remote.Client, error) {
 	key, err := s.config.clientKey(o.client.dir)
 	if err != nil {
 		return nil, err
@@ -238,7 +238,7 @@ func (s *session) mountClient(ctx context.Context, o *mountOptions, p place) (*r
 	}
 	return remote.New(ctx, remote.Config{
 		Endpoints: []string{o.client.endpoint}, AccessKey: key.AccessKey, SecretKey: string(key.Secret),
-		Bucket: p.bucket, Prefix: prefix, Region: region, TLS: transport.TLSClientConfig,
+		Bucket: p.bucket, Prefix: prefix, Region: region, Transport: transport, Log: log,
 	})
 }
 

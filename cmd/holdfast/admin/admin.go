@@ -32,6 +32,7 @@ type Status struct {
 	Content    Content  `json:"content"`
 	Waiting    Waiting  `json:"waiting"`
 	Memory     Memory   `json:"memory"`
+	Traffic    Traffic  `json:"traffic"`
 }
 
 // Whole tells that everything is as it should be: the peer serves, every drive is up, nothing is under-protected.
@@ -112,6 +113,14 @@ type Memory struct {
 	Budget   int64 `json:"budget_bytes"`
 	InUse    int64 `json:"in_use_bytes"`
 	Resident int64 `json:"resident_bytes"`
+}
+
+// Traffic counts bytes since the peer started.
+type Traffic struct {
+	Written int64 `json:"written_bytes"` // data acknowledged
+	Read    int64 `json:"read_bytes"`    // data given to readers
+	// FromDrives is the payload of shards that was read from drives.
+	FromDrives int64 `json:"read_from_drives_bytes"`
 }
 
 // Volume is one volume row.

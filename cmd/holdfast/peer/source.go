@@ -72,6 +72,8 @@ func (c *core) health(ctx context.Context, st *admin.Status) error {
 	st.Losses.Bytes = admin.Tolerance{Drives: h.DriveLosses, Devices: h.DeviceLosses}
 	st.Protection = admin.Shortage{Chunks: max(int64(h.Intents), c.repair.Progress().UnderProtected), Volumes: int64(h.UnderVolumes)}
 	st.Memory.Budget, st.Memory.InUse = h.MemoryTotal, h.MemoryUsed
+	stats := c.chunks.Stats()
+	st.Traffic = admin.Traffic{Written: stats.BytesWritten, Read: stats.BytesRead, FromDrives: stats.ShardBytes}
 	// One voter: the root group stands on the same mirrors as the tablets.
 	st.Losses.Names = c.namesTolerance()
 	st.Losses.Root = st.Losses.Names

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast/holdfast/cmd/holdfast/admin"
+)
+
+type benchOptions struct {
+	client  clientOptions
+	scratch string
+	mount   string
+	large   bool
+	seconds int
+	json    bool
+}
+
+func newBench(s *session) *cobra.Command {
+	o := benchOptions{}
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure speed and memory beside the limits of this machine",
+		Long: `Measures a running store through its own S3 face, and through a mount when --mount names one, and prints beside
+each figure what this machine can do at all, measured in the same run, and the bar that the figure should reach.
+Makes a bucket of its own and removes it. Run it on the server's machine when nothing else runs there; --scratch must
+be on the device that the drives are on. Exit code 3 when a bar is missed.`,
+		Example: "  holdfast bench\n  holdfast bench --mount ./mnt --large",
+		Args:    exactArgs(0),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runBench(cmd.Context(), s, &o) },
+	}
+	o.client.bind(cmd)
+	flags := cmd.Flags()
+	flags.StringVar(&o.scratch, "scratch", "", "`directory` for the machine's own limits (default: --dir)")
+	flags.StringVar(&o.mount, "mount", "", "measure the mount at this `directory` too")
+	flags.BoolVar(&o.large, "large", false, "list a million keys too (takes minutes to make them)")
+	flags.IntVar(&o.seconds, "seconds", 5, "how long each steady load runs")
+	bindJSON(cmd, &o.json)
+	return cmd
+}
+
+// figure is one line of the answer. Bar is what Value should reach (or stay under, for AtMost); 0 is none.
+type figure struct {
+	Name   string  `json:"name"`
+	Value  float64 `json:"value"`
+	Unit   string  `json:"unit"`
+	Bar    float64 `json:"bar,omitempty"`
+	AtMost bool    `json:"at_most,omitempty"`
+	// Beside says which limit the bar comes from.
+	Beside string `json:"beside,omitempty"`
+}
+
+func (f figure) met() bool {
+	switch {
+	case f.Bar == 0:
+		return true
+	case f.AtMost:
+		return f.Value <= f.Bar
+	}
+	return f.Value >= f.Bar
+}
+
+// bench is one run.
+type bench struct {
+	session *session
+	options *benchOptions
+	s3      *s3.Client
+	admin   *admin.Client
+	bucket  string
+	limits  limits
+	figures []figure
+}
+
+func runBench(ctx context.Context, s *session, o *benchOptions) error {
+	if o.seconds < 1 {
+		return usageError(errors.New("--seconds is at least 1"))
+	}
+	b := &bench{session: s, options: o, bucket: "bench-" + strconv.FormatInt(time.Now().UnixNano(), 36)}
+	var err error
+	if b.s3, err = s.s3Client(&o.client); err != nil {
+		return err
+	}
+	if b.admin, err = s.adminClient(&o.client); err != nil {
+		return err
+	}
+	if err := b.run(ctx); err != nil {
+		return s3Error(o.client.endpoint, err)
+	}
+	if err := b.print(); err != nil {
+		return err
+	}
+	for _, f := range b.figures {
+		if !f.met() {
+			return errUnsound
+		}
+	}
+	return nil
+}
+
+func (b *bench) run(ctx context.Context) (err error) {
+	if _, err := b.s3.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &b.bucket}); err != nil {
+		return err
+	}
+	defer func() {
+		clean := context.WithoutCancel(ctx)
+		_, emptyErr := removeBelow(clean, b.s3, place{bucket: b.bucket}, false)
+		_, dropErr := b.s3.DeleteBucket(clean, &s3.DeleteBucketInput{Bucket: &b.bucket})
+		err = errors.Join(err, emptyErr, dropErr)
+	}()
+	steps := []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"idle memory", b.idle}, {"the machine's own limits", b.measureLimits}, {"PUT of 64 MiB", b.putLarge}, {"GET of 64 MiB", b.getLarge},
+		{"first byte", b.firstByte}, {"4 KiB range", b.smallRange}, {"PUT of 4 KiB", b.putSmall}, {"LIST", b.list},
+		{"64 PUTs at once", b.manyPuts},
+	}
+	if b.options.mount != "" {
+		steps = append(steps, struct {
+			name string
+			run  func(context.Context) error
+		}{"mount", b.throughMount})
+	}
+	for _, step := range steps {
+		if _, err := fmt.Fprintf(b.session.err, "measuring %s ...\n", step.name); err != nil {
+			return err
+		}
+		if err := step.run(ctx); err != nil {
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+	}
+	return nil
+}
+
+func (b *bench) add(f figure) { b.figures = append(b.figures, f) }
+
+func (b *bench) print() error {
+	if b.options.json {
+		return b.session.printJSON(struct {
+			Version string   `json:"version"`
+			Cores   int      `json:"cores"`
+			Limits  limits   `json:"limits"`
+			Figures []figure `json:"figures"`
+		}{version, runtime.NumCPU(), b.limits, b.figures})
+	}
+	t := newTable("THIS MACHINE", "", fmt.Sprintf("%d cores", runtime.NumCPU()))
+	for _, f := range b.limits.rows() {
+		t.add(f.Name, amount(f.Value), f.Unit)
+	}
+	if err := t.print(b.session.out); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintln(b.session.out); err != nil {
+		return err
+	}
+	t = newTable("HOLDFAST", "", "", "BAR", "OF BAR", "", "BESIDE")
+	for _, f := range b.figures {
+		bar, ratio, verdict := "", "", ""
+		if f.Bar > 0 {
+			sign := "≥ "
+			if f.AtMost {
+				sign = "≤ "
+			}
+			bar = sign + amount(f.Bar)
+			ratio = fmt.Sprintf("%.0f %%", 100*f.Value/f.Bar)
+			if verdict = "ok"; !f.met() {
+				verdict = "MISSED"
+			}
+		}
+		t.add(f.Name, amount(f.Value), f.Unit, bar, ratio, verdict, f.Beside)
+	}
+	return t.print(b.session.out)
+}
+
+// amount writes a number with three significant digits or none behind the point.
+func amount(v float64) string {
+	switch {
+	case v >= 100:
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	case v >= 10:
+		return strconv.FormatFloat(v, 'f', 1, 64)
+	}
+	return strconv.FormatFloat(v, 'f', 2, 64)
+}
+
+// idle asks for the memory of the server before any load.
+func (b *bench) idle(ctx context.Context) error {
+	st, err := b.admin.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if !st.Ready {
+		return errors.New("the store is not ready")
+	}
+	// A server that has served keeps memory for the next load: the bar holds for a fresh one.
+	f := figure{Name: "idle memory", Value: mega(st.Memory.Resident), Unit: "MB"}
+	if st.Traffic.Written+st.Traffic.Read == 0 {
+		f.Bar, f.AtMost = 100, true
+	} else {
+		f.Beside = "not fresh: it has served since it started"
+	}
+	b.add(f)
+	return nil
+}
+
+func mega(n int64) float64 { return float64(n) / 1e6 }
+
+// measureLimits measures what the machine can do without holdfast.
+func (b *bench) measureLimits(ctx context.Context) (err error) {
+	dir := nonEmpty(b.options.scratch, b.options.client.dir)
+	if _, err := os.Stat(dir); err != nil {
+		return fmt.Errorf("scratch directory: %w; name one on the drives' device with --scratch", err)
+	}
+	temporary, err := os.MkdirTemp(dir, "bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(temporary)) }()
+	b.limits, err = measure(ctx, temporary)
+	return err
+}
+
+// discard reads a body to its end and closes it.
+func discard(body io.ReadCloser) (int64, error) {
+	n, err := io.Copy(io.Discard, body)
+	return n, errors.Join(err, body.Close())
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const (
+	mountFile  = 1 << 30
+	mountFiles = 2000
+)
+
+// throughMount measures the mount at --mount: a large file written and read, and many small ones copied by cp.
+func (b *bench) throughMount(ctx context.Context) (err error) {
+	dir, err := os.MkdirTemp(b.options.mount, "bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	name := filepath.Join(dir, "large")
+	wrote, err := writeThrough(ctx, name)
+	if err != nil {
+		return err
+	}
+	b.add(figure{Name: "mount, write 1 GiB", Value: wrote, Unit: "MB/s", Bar: 0.5 * b.valueOf("PUT 64 MiB"), Beside: "50 % of PUT"})
+	if err := b.chill(); err != nil {
+		b.add(figure{Name: "mount, read 1 GiB, maybe warm: " + err.Error()})
+	}
+	read, err := readThrough(ctx, name)
+	if err != nil {
+		return err
+	}
+	b.add(figure{Name: "mount, read 1 GiB", Value: read, Unit: "MB/s", Bar: 0.5 * b.valueOf("GET 64 MiB"), Beside: "50 % of GET"})
+	return b.copyFiles(ctx, dir)
+}
+
+func (b *bench) valueOf(name string) float64 {
+	for _, f := range b.figures {
+		if strings.HasPrefix(f.Name, name) {
+			return f.Value
+		}
+	}
+	return 0
+}
+
+func writeThrough(ctx context.Context, name string) (float64, error) {
+	block := randomBlock(1<<20, 7)
+	began := time.Now()
+	file, err := os.Create(name)
+	if err != nil {
+		return 0, err
+	}
+	for n := 0; n < mountFile && ctx.Err() == nil; n += len(block) {
+		if _, err := file.Write(block); err != nil {
+			return 0, errors.Join(err, file.Close())
+		}
+	}
+	// The file counts as written when it is published.
+	if err := errors.Join(file.Close(), ctx.Err()); err != nil {
+		return 0, err
+	}
+	return mountFile / 1e6 / time.Since(began).Seconds(), nil
+}
+
+func readThrough(ctx context.Context, name string) (rate float64, err error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if err := forget(file); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{file}, make([]byte, 1<<20))
+	if err == nil && n != mountFile {
+		err = fmt.Errorf("read %d of %d bytes", n, int64(mountFile))
+	}
+	return mountFile / 1e6 / time.Since(began).Seconds(), errors.Join(err, ctx.Err())
+}
+
+// copyFiles copies 2,000 files of 4 KiB with cp -r.
+func (b *bench) copyFiles(ctx context.Context, dir string) (err error) {
+	source, err := os.MkdirTemp("", "holdfast-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(source)) }()
+	body := randomBlock(smallObject, 8)
+	for i := range mountFiles {
+		if err := os.WriteFile(filepath.Join(source, fmt.Sprintf("f%04d", i)), body, 0o600); err != nil {
+			return err
+		}
+	}
+	began := time.Now()
+	if out, err := exec.CommandContext(ctx, "cp", "-r", source, filepath.Join(dir, "small")).CombinedOutput(); err != nil {
+		return fmt.Errorf("cp -r: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	rate := mountFiles / time.Since(began).Seconds()
+	b.add(figure{Name: "mount, cp -r of 4 KiB files", Value: rate, Unit: "/s", Bar: min(500, 0.6*b.limits.Sync),
+		Beside: fmt.Sprintf("min(500, 0.6 x %s fsyncs/s)", amount(b.limits.Sync))})
+	return nil
+}
