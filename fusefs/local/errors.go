@@ -26,6 +26,7 @@ var table = [...]struct{ from, to error }{
 	{metadata.ErrKeyLength, tree.ErrNameTooLong},
 	{metadata.ErrObjectTooLarge, tree.ErrTooLarge},
 	{metadata.ErrTooLarge, tree.ErrTooMuch},
+	{metadata.ErrBadRename, tree.ErrInvalid},
 	{multipart.ErrSpan, tree.ErrInvalid},
 	{multipart.ErrPartNumber, tree.ErrInvalid},
 	{multipart.ErrIncompleteBody, tree.ErrInvalid},

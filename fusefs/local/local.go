@@ -23,12 +23,12 @@ type Config struct {
 	Bucket metadata.BucketID
 	// Prefix begins every key; it is empty or ends with "/". Keys of Objects stand behind it.
 	Prefix string
-	// Session owns uploads and stages: when it ends, stages are published and uploads aborted. It must be open and is
-	// not closed here. All Objects of one session in a process share its sequence numbers through the Store.
+	// Session owns uploads and stages: when it ends, stages are published and uploads aborted. It must be open;
+	// EndSession closes it. Its writes are numbered by tree.WithOp or else by the Store; one session does not mix them.
 	Session uint64
 }
 
-// Objects implements tree.Objects and tree.Looker. It holds nothing that must be closed.
+// Objects implements tree.Objects, tree.Looker and tree.Ender. It holds nothing beside its session.
 type Objects struct {
 	store   *multipart.Store
 	bucket  metadata.BucketID
@@ -39,6 +39,7 @@ type Objects struct {
 var (
 	_ tree.Objects = (*Objects)(nil)
 	_ tree.Looker  = (*Objects)(nil)
+	_ tree.Ender   = (*Objects)(nil)
 )
 
 // New returns the objects of a bucket below a prefix.
@@ -56,8 +57,18 @@ func New(c Config) (*Objects, error) {
 
 func (o *Objects) key(key string) string { return o.prefix + key }
 
-// op numbers a write.
-func (o *Objects) op() metadata.Op { return o.store.NextOp(o.session) }
+// op numbers a write: as the mount numbered it, so that a repeated request is applied once, else by the Store.
+func (o *Objects) op(ctx context.Context) metadata.Op {
+	if op, ok := tree.OpFrom(ctx); ok {
+		return metadata.Op{Session: o.session, Seq: op.Seq}
+	}
+	return o.store.NextOp(o.session)
+}
+
+// EndSession implements tree.Ender: it closes the session, which publishes its stages and aborts its uploads.
+func (o *Objects) EndSession(ctx context.Context) error {
+	return translate(o.store.CloseSession(ctx, o.session))
+}
 
 // Stat implements tree.Objects.
 func (o *Objects) Stat(ctx context.Context, key string) (tree.Info, error) {

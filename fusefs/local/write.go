@@ -42,7 +42,7 @@ func (o *Objects) begun(key string, up tree.Upload) (string, metadata.UploadID, 
 // Begin implements tree.Objects.
 func (o *Objects) Begin(ctx context.Context, key string) (tree.Upload, error) {
 	u, err := o.store.CreateUpload(ctx, multipart.CreateUpload{
-		Bucket: o.bucket, Key: o.key(key), Internal: true, Op: o.op(),
+		Bucket: o.bucket, Key: o.key(key), Internal: true, Op: o.op(ctx),
 	})
 	if err != nil {
 		return "", translate(err)
@@ -61,7 +61,7 @@ func (o *Objects) Part(ctx context.Context, key string, up tree.Upload, n int, b
 		return err
 	}
 	_, err = o.store.PutPart(ctx, multipart.PutPart{
-		Bucket: o.bucket, Key: began, Upload: id, Number: n, Body: multipart.Body{Reader: body, Size: size}, Op: o.op(),
+		Bucket: o.bucket, Key: began, Upload: id, Number: n, Body: multipart.Body{Reader: body, Size: size}, Op: o.op(ctx),
 	})
 	return translate(err)
 }
@@ -137,15 +137,15 @@ func (o *Objects) meta(ctx context.Context, f *tree.File, cond metadata.If) (mul
 // small says that a file's content comes with it.
 func small(f *tree.File) bool { return f.Pieces == nil }
 
-func (o *Objects) put(f *tree.File, cond metadata.If, m multipart.Meta) multipart.Put {
+func (o *Objects) put(ctx context.Context, f *tree.File, cond metadata.If, m multipart.Meta) multipart.Put {
 	return multipart.Put{
-		Bucket: o.bucket, Key: o.key(f.Key), Meta: m, If: cond, Op: o.op(),
+		Bucket: o.bucket, Key: o.key(f.Key), Meta: m, If: cond, Op: o.op(ctx),
 		Body: multipart.Body{Reader: bytes.NewReader(f.Data), Size: int64(len(f.Data))},
 	}
 }
 
-func (o *Objects) compose(f *tree.File, cond metadata.If, m multipart.Meta) (multipart.Compose, error) {
-	c := multipart.Compose{Bucket: o.bucket, Key: o.key(f.Key), Meta: m, If: cond, Op: o.op()}
+func (o *Objects) compose(ctx context.Context, f *tree.File, cond metadata.If, m multipart.Meta) (multipart.Compose, error) {
+	c := multipart.Compose{Bucket: o.bucket, Key: o.key(f.Key), Meta: m, If: cond, Op: o.op(ctx)}
 	for _, p := range f.Pieces {
 		c.Pieces = append(c.Pieces, multipart.Piece(p))
 	}
@@ -172,10 +172,10 @@ func (o *Objects) Stage(ctx context.Context, f tree.File) error {
 		return err
 	}
 	if small(&f) {
-		err = o.store.StagePut(ctx, o.stageKey(f.Inode), o.put(&f, cond, m))
+		err = o.store.StagePut(ctx, o.stageKey(f.Inode), o.put(ctx, &f, cond, m))
 		return published(err, f.Cond)
 	}
-	c, err := o.compose(&f, cond, m)
+	c, err := o.compose(ctx, &f, cond, m)
 	if err != nil {
 		return err
 	}
@@ -199,12 +199,12 @@ func (o *Objects) Publish(ctx context.Context, f tree.File) (tree.Info, error) {
 	}
 	var v metadata.Version
 	if small(&f) {
-		p := o.put(&f, cond, m)
+		p := o.put(ctx, &f, cond, m)
 		p.Unstage = o.stageKey(f.Inode)
 		v, err = o.store.Put(ctx, p)
 	} else {
 		var c multipart.Compose
-		if c, err = o.compose(&f, cond, m); err != nil {
+		if c, err = o.compose(ctx, &f, cond, m); err != nil {
 			return tree.Info{}, err
 		}
 		c.Unstage = o.stageKey(f.Inode)
@@ -223,7 +223,7 @@ func (o *Objects) SetAttr(ctx context.Context, key string, version tree.Version,
 		return tree.Info{}, fmt.Errorf("version %q: %w", version, tree.ErrInvalid)
 	}
 	attr, user := splitAttr(&a)
-	v, err := o.store.SetFile(ctx, o.bucket, o.key(key), id, attr, user, o.op())
+	v, err := o.store.SetFile(ctx, o.bucket, o.key(key), id, attr, user, o.op(ctx))
 	if err != nil {
 		return tree.Info{}, translate(err)
 	}
@@ -233,7 +233,7 @@ func (o *Objects) SetAttr(ctx context.Context, key string, version tree.Version,
 // Rename implements tree.Objects.
 func (o *Objects) Rename(ctx context.Context, from, to string, noReplace bool) (tree.Info, error) {
 	v, err := o.store.Rename(ctx, metadata.Rename{
-		Bucket: o.bucket, From: o.key(from), To: o.key(to), NoReplace: noReplace, Op: o.op(),
+		Bucket: o.bucket, From: o.key(from), To: o.key(to), NoReplace: noReplace, Op: o.op(ctx),
 	})
 	if err != nil {
 		return tree.Info{}, translate(err)
@@ -246,11 +246,22 @@ func (o *Objects) RenamePrefix(ctx context.Context, from, to string) error {
 	return translate(o.store.RenamePrefix(ctx, o.bucket, o.key(from), o.key(to)))
 }
 
-// Remove implements tree.Objects.
+// Remove implements tree.Objects. In a versioned bucket it leaves a delete marker, but none where there was nothing.
 func (o *Objects) Remove(ctx context.Context, key string, empty bool) error {
-	d, err := o.store.Delete(ctx, metadata.Delete{Bucket: o.bucket, Key: o.key(key), Empty: empty, Op: o.op()})
-	if err == nil && !d.Found {
-		return fmt.Errorf("remove %q: %w", key, tree.ErrNotExist)
+	_, err := o.store.Delete(ctx, metadata.Delete{
+		Bucket: o.bucket, Key: o.key(key), If: metadata.If{Match: "*"}, Empty: empty, Op: o.op(ctx),
+	})
+	if !errors.Is(err, metadata.ErrPrecondition) {
+		return translate(err)
 	}
-	return translate(err)
+	if empty { // a directory without a marker
+		below, err := o.Exists(ctx, key)
+		if err != nil {
+			return err
+		}
+		if below {
+			return fmt.Errorf("remove %q: %w", key, tree.ErrDirNotEmpty)
+		}
+	}
+	return fmt.Errorf("remove %q: %w", key, tree.ErrNotExist)
 }
