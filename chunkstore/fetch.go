@@ -177,6 +177,7 @@ func (f *fetch) tooFew() error {
 type shardRead struct {
 	shard  int
 	span   piece
+	memory [][]byte // where the span goes; fixed before the call, for an abandoned one must not see newer memory
 	member *member
 	state  atomic.Int32
 	err    error
@@ -215,6 +216,7 @@ func (f *fetch) read(ctx context.Context, shards []int, columns piece, wait time
 			r.span = r.span.hull(f.geo.need(i))
 		}
 		f.have[i], f.fault[i] = piece{}, nil
+		r.memory = f.memory(r)
 		f.window.retain()
 		if !f.store.spawn(func() { f.readShard(reading, r, answers) }) {
 			f.window.release()
@@ -229,11 +231,11 @@ func (f *fetch) read(ctx context.Context, shards []int, columns piece, wait time
 func (f *fetch) readShard(ctx context.Context, r *shardRead, answers chan<- *shardRead) {
 	w, s := f.window, f.store
 	defer w.release()
-	pieces := f.memory(r)
-	for off := r.span.lo; off < r.span.hi && r.err == nil; {
-		dst := pieces[0]
-		pieces = pieces[1:]
-		r.err = r.member.drive.Read(ctx, f.chunk, uint8(r.shard), f.geo.base()+off, dst)
+	off := f.geo.base() + r.span.lo
+	for _, dst := range r.memory {
+		if r.err = r.member.drive.Read(ctx, f.chunk, uint8(r.shard), off, dst); r.err != nil {
+			break
+		}
 		off += int64(len(dst))
 	}
 	s.stats.shardBytes.Add(r.span.size())

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 
@@ -139,7 +140,7 @@ func (v *Volumes) ResolveIntent(ctx context.Context, chunk chunkstore.Chunk) err
 
 // All returns every row in order.
 func (v *Volumes) All() []chunkstore.Volume {
-	rows, err := v.ListVolumes(context.Background(), 0, len(v.rows))
+	rows, err := v.ListVolumes(context.Background(), 0, math.MaxInt)
 	if err != nil {
 		panic(err) // a context that never ends cannot fail it
 	}
