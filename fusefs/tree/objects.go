@@ -142,3 +142,24 @@ type Found struct {
 type Looker interface {
 	Look(ctx context.Context, key string) (Found, error)
 }
+
+// Op numbers one change that a mount asks for, so that a repeated request is applied once: the session is the one the
+// Objects were opened with, Seq counts its changes from 1.
+type Op struct{ Seq uint64 }
+
+type opKey struct{}
+
+// WithOp puts the number of a change into ctx. The mount service does, for the Objects behind it.
+func WithOp(ctx context.Context, op Op) context.Context { return context.WithValue(ctx, opKey{}, op) }
+
+// OpFrom is the number of the change that ctx belongs to; false when its caller does not repeat requests.
+func OpFrom(ctx context.Context) (Op, bool) {
+	op, ok := ctx.Value(opKey{}).(Op)
+	return op, ok
+}
+
+// Ender is implemented by Objects that hold something for the session they were opened for: EndSession publishes or
+// keeps its stages and gives everything back. The mount service calls it when the mount says goodbye, or its lease ends.
+type Ender interface {
+	EndSession(ctx context.Context) error
+}

@@ -1,0 +1,37 @@
+// Package remote is tree.Objects through any gateway, with nothing but an access key, and the service in the gateway
+// that answers it.
+//
+// Both sides speak under PathPrefix on the S3 listener, signed with SigV4 like every other request there: names,
+// attributes and commits by the connect service of mount.proto, the bytes of parts and of reads as plain HTTP bodies
+// with a CRC32C. A mount has a session with a lease; each change carries its number in the session, so that a request
+// repeated after a lost answer is applied once. The service keeps the answers of the last changes, and hands the
+// number on to the Objects (tree.OpFrom), which remember it across a restart of the gateway.
+//
+// Lock order: Service.mu, then session.mu; neither is held over a call of the Objects.
+package remote
+
+import "time"
+
+const (
+	// PathPrefix is where the service answers on the S3 listener; no bucket can have this name.
+	PathPrefix = "/-/mount/"
+
+	pathPart = PathPrefix + "bytes/part"
+	pathRead = PathPrefix + "bytes/read"
+
+	// Lease is how long a session lives without a renewal; renewEvery leaves room for two lost ones.
+	Lease      = 10 * time.Second
+	renewEvery = 3 * time.Second
+
+	// maxRead is the largest read in one request: the tree's largest window.
+	maxRead = 8 << 20
+	// maxHead is the largest content that comes with the answer to an open.
+	maxHead = 128 << 10
+	// maxMessage bounds one message: 8 MiB of data and its attributes, or the pieces of the largest file.
+	maxMessage = 16 << 20
+	// maxReads is how many reads the service has in memory at once; with maxRead it is 64 MiB.
+	maxReads = 8
+
+	headerError = "X-Holdfast-Error"
+	headerCRC   = "X-Holdfast-Crc32c"
+)

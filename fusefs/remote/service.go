@@ -1,0 +1,185 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/holdfast/holdfast/fusefs/remote/mountpb"
+	"github.com/holdfast/holdfast/fusefs/remote/mountpb/mountpbconnect"
+	"github.com/holdfast/holdfast/fusefs/tree"
+)
+
+// ServiceConfig is what the service in a gateway needs.
+type ServiceConfig struct {
+	// Open gives the Objects of a bucket, below prefix, for one session; ctx tells who asks. It is called again with the
+	// same session when the gateway was restarted. If the Objects implement tree.Ender they are told of the end.
+	Open func(ctx context.Context, bucket, prefix, session string) (tree.Objects, error)
+	// Owner names who asks, so that nobody uses the session of another. Nil: everybody is the same.
+	Owner func(ctx context.Context) string
+	// Lease is how long a session lives without a renewal. Zero means the package's Lease.
+	Lease time.Duration
+	// Log gets the errors of sessions that end by themselves. Nil means slog.Default().
+	Log *slog.Logger
+}
+
+// Service is the mount service of a gateway: an http.Handler for PathPrefix.
+type Service struct {
+	mountpbconnect.UnimplementedMountServiceHandler
+	config ServiceConfig
+	mux    *http.ServeMux
+	reads  chan struct{}
+
+	// ending counts the sessions that end by themselves.
+	ending sync.WaitGroup
+
+	mu       sync.Mutex
+	sessions map[string]*session
+	closed   bool
+}
+
+// NewService makes the service and says at which path prefix to serve it.
+func NewService(c ServiceConfig) (pathPrefix string, s *Service) {
+	if c.Lease == 0 {
+		c.Lease = Lease
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.Owner == nil {
+		c.Owner = func(context.Context) string { return "" }
+	}
+	s = &Service{config: c, mux: http.NewServeMux(), reads: make(chan struct{}, maxReads), sessions: map[string]*session{}}
+	path, handler := mountpbconnect.NewMountServiceHandler(s, connect.WithReadMaxBytes(maxMessage))
+	prefix := PathPrefix[:len(PathPrefix)-1]
+	s.mux.Handle(prefix+path, http.StripPrefix(prefix, handler))
+	s.mux.HandleFunc("PUT "+pathPart, s.putPart)
+	s.mux.HandleFunc("GET "+pathPart, s.getPart)
+	s.mux.HandleFunc("GET "+pathRead, s.getRead)
+	return PathPrefix, s
+}
+
+// ServeHTTP answers requests whose signature was checked.
+func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// Close ends every session of this gateway without ending it for the store: the mounts go on at another gateway, or at
+// this one after its restart.
+func (s *Service) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	all := s.sessions
+	s.sessions = map[string]*session{}
+	s.mu.Unlock()
+	var errs []error
+	for _, sess := range all {
+		sess.mu.Lock()
+		ended := sess.ended
+		sess.ended = true
+		sess.timer.Stop()
+		readers := sess.readers
+		sess.readers = map[uint64]*served{}
+		sess.mu.Unlock()
+		if ended {
+			continue
+		}
+		for _, r := range readers {
+			r.uses.Wait()
+			errs = append(errs, r.Close())
+		}
+	}
+	s.ending.Wait()
+	return errors.Join(errs...)
+}
+
+// session finds the session of a request.
+func (s *Service) session(ctx context.Context, id string) (*session, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sess := s.sessions[id]
+	if sess == nil || sess.owner != s.config.Owner(ctx) {
+		return nil, errNoSession
+	}
+	return sess, nil
+}
+
+// OpenSession implements the service.
+func (s *Service) OpenSession(ctx context.Context, r *connect.Request[mountpb.OpenSessionRequest]) (*connect.Response[mountpb.OpenSessionResponse], error) {
+	id := r.Msg.GetSession()
+	if len(id) < 16 || len(id) > 128 {
+		return nil, toWire(tree.ErrInvalid)
+	}
+	welcome := connect.NewResponse(&mountpb.OpenSessionResponse{LeaseMs: s.config.Lease.Milliseconds()})
+	if sess, err := s.session(ctx, id); err == nil {
+		sess.timer.Reset(s.config.Lease)
+		return welcome, nil
+	}
+	objects, err := s.config.Open(ctx, r.Msg.GetBucket(), r.Msg.GetPrefix(), id)
+	if err != nil {
+		return nil, toWire(err)
+	}
+	sess := &session{
+		id: id, bucket: r.Msg.GetBucket(), prefix: r.Msg.GetPrefix(), owner: s.config.Owner(ctx), objects: objects,
+		readers: map[uint64]*served{}, answers: map[uint64]*answer{},
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch there := s.sessions[id]; {
+	case s.closed:
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New("the gateway is stopping"))
+	case there != nil && there.owner != sess.owner:
+		return nil, toWire(tree.ErrAccess)
+	case there != nil:
+		there.timer.Reset(s.config.Lease)
+		return welcome, nil
+	}
+	sess.timer = time.AfterFunc(s.config.Lease, func() { s.expire(sess) })
+	s.sessions[id] = sess
+	return welcome, nil
+}
+
+// expire ends a session whose lease was not renewed.
+func (s *Service) expire(sess *session) {
+	s.mu.Lock()
+	if s.closed || s.sessions[sess.id] != sess {
+		s.mu.Unlock()
+		return
+	}
+	delete(s.sessions, sess.id)
+	s.ending.Add(1)
+	s.mu.Unlock()
+	defer s.ending.Done()
+	s.config.Log.Warn("a mount is gone; what it synced is published", "session", sess.id, "bucket", sess.bucket)
+	if err := sess.end(context.Background()); err != nil {
+		s.config.Log.Error("end of a session", "session", sess.id, "bucket", sess.bucket, "err", err)
+	}
+}
+
+// RenewSession implements the service.
+func (s *Service) RenewSession(ctx context.Context, r *connect.Request[mountpb.SessionRequest]) (*connect.Response[mountpb.SessionResponse], error) {
+	sess, err := s.session(ctx, r.Msg.GetSession())
+	if err != nil {
+		return nil, toWire(err)
+	}
+	sess.timer.Reset(s.config.Lease)
+	return connect.NewResponse(&mountpb.SessionResponse{LeaseMs: s.config.Lease.Milliseconds()}), nil
+}
+
+// CloseSession implements the service.
+func (s *Service) CloseSession(ctx context.Context, r *connect.Request[mountpb.SessionRequest]) (*connect.Response[mountpb.SessionResponse], error) {
+	sess, err := s.session(ctx, r.Msg.GetSession())
+	if err != nil {
+		return connect.NewResponse(&mountpb.SessionResponse{}), nil // gone already: that is what was asked for
+	}
+	s.mu.Lock()
+	delete(s.sessions, sess.id)
+	s.mu.Unlock()
+	if err := sess.end(context.WithoutCancel(ctx)); err != nil {
+		return nil, toWire(err)
+	}
+	return connect.NewResponse(&mountpb.SessionResponse{}), nil
+}
