@@ -189,6 +189,7 @@ func (h *Host) serve(ctx context.Context, c *core, opened chan<- error) error {
 		result = c.run(h.stop)
 	}()
 	keeper.Go(func() { c.keep(keeperCtx, ended) })
+	h.wakeWorker() // groups that are alone campaign at once
 	h.changed()
 	err := c.waitReady(ctx, ended)
 	if err == nil {

@@ -48,8 +48,13 @@ func (l *mirroredLog) readPapers() (papers map[cluster.DriveID]ballotPaper, blan
 	})
 	mu.Lock()
 	defer mu.Unlock()
-	l.drop(failed)
 	blank = len(failed) == 0
+	for id, err := range failed {
+		// A drive whose paper is damaged does not count now; it gets a new paper with the next set.
+		if !errors.Is(err, errPaper) {
+			l.drop(map[cluster.DriveID]error{id: err})
+		}
+	}
 	for id, p := range papers {
 		if failed[id] != nil {
 			delete(papers, id) // it answered too late
@@ -121,6 +126,7 @@ type opened struct {
 	members []cluster.DriveID
 	heads   []checkpointHead
 	damaged []segmentHead
+	uneven  bool // some drive here does not know the newest set
 }
 
 // drivesOf are the drives behind ids.
@@ -145,6 +151,10 @@ func findLog(c Config, mirrors []Mirror) (*opened, error) {
 	}
 	l.set = set
 	o := &opened{log: l}
+	for _, id := range l.reachable() {
+		p, known := papers[id]
+		o.uneven = o.uneven || !known || !p.set.equal(set)
+	}
 	for _, id := range set.members {
 		if _, here := papers[id]; here {
 			o.members = append(o.members, id)
@@ -203,7 +213,7 @@ func (o *opened) adopt() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.noted = l.set
-	if !slices.Equal(l.reachable(), l.set.electorate) || len(left) < len(l.set.members) {
+	if o.uneven || !slices.Equal(l.reachable(), l.set.electorate) || len(left) < len(l.set.members) {
 		return l.changeSet(left)
 	}
 	return nil

@@ -116,19 +116,12 @@ func (l *mirroredLog) view(members []cluster.DriveID, head segmentHead) (segment
 	v.data = append(v.data, head.encode(l.cluster)...)
 	v.end = segmentHeader
 	for {
-		f, ok := l.frameAt(copies, head.number, v.end, v.last+1, v.digest)
+		f, raw, ok := l.frameAt(copies, head.number, v.end, v.last+1, v.digest)
 		if !ok {
 			break
 		}
-		for _, c := range copies {
-			if int64(len(c)) >= v.end+f.size && bytes.Equal(c[v.end+frameHeader:][:len(f.body)], f.body) {
-				v.data = append(v.data, c[v.end:v.end+f.size]...)
-				break
-			}
-		}
-		if int64(len(v.data)) != v.end+f.size { // the only whole copy ends inside its padding
-			v.data = append(v.data[:v.end], encodeWhole(f, l.cluster, place{head.number, v.end})...)
-		}
+		v.data = append(v.data, raw...)
+		v.data = append(v.data, make([]byte, f.size-int64(len(raw)))...)
 		v.end += f.size
 		v.last, v.digest = f.seq, f.digest
 	}
@@ -140,29 +133,18 @@ func (l *mirroredLog) view(members []cluster.DriveID, head segmentHead) (segment
 	return v, l.nothingAfter(copies, v)
 }
 
-// frameAt finds the wanted frame on any copy.
-func (l *mirroredLog) frameAt(copies [][]byte, segment uint64, off int64, seq uint64, prev digest) (frame, bool) {
+// frameAt finds the wanted frame on any copy; raw is the frame without its padding.
+func (l *mirroredLog) frameAt(copies [][]byte, segment uint64, off int64, seq uint64, prev digest) (f frame, raw []byte, ok bool) {
 	for _, c := range copies {
 		if off >= int64(len(c)) {
 			continue
 		}
 		f, err := decodeFrame(c[off:], l.cluster, place{segment, off})
 		if err == nil && f.seq == seq && f.prev == prev {
-			return f, true
+			return f, c[off : off+frameHeader+int64(len(f.body))], true
 		}
 	}
-	return frame{}, false
-}
-
-// encodeWhole writes a decoded frame again, byte for byte, with its padding.
-func encodeWhole(f frame, id cluster.ClusterID, at place) []byte {
-	var list []record
-	// The digest of f covers its body, which an encoder of this format made: it splits into records without error.
-	if err := f.records(func(r record) error { list = append(list, r); return nil }); err != nil {
-		panic(err)
-	}
-	buf, _ := appendFrame(nil, id, at, f.seq, f.prev, list)
-	return buf
+	return frame{}, nil, false
 }
 
 // nothingAfter looks for a frame of this log after the end of the view: its presence proves that the frame missing at
@@ -230,7 +212,7 @@ func (l *mirroredLog) headless(members []cluster.DriveID) (segmentHead, bool) {
 		if err != nil {
 			continue // most members have none
 		}
-		if _, ok := l.frameAt([][]byte{data}, head.number, segmentHeader, head.first, head.prev); ok {
+		if _, _, ok := l.frameAt([][]byte{data}, head.number, segmentHeader, head.first, head.prev); ok {
 			return head, true
 		}
 	}
