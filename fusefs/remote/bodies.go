@@ -34,7 +34,7 @@ func (b *onePass) Read(p []byte) (int, error) {
 	_, _ = b.sum.Write(p[:n]) // a hash never fails
 	switch {
 	case b.read == b.size && crcText(b.sum.Sum32()) != b.want:
-		return n, fmt.Errorf("body does not match its CRC32C: %w", tree.ErrIO)
+		return n, errDamaged
 	case b.read == b.size:
 		return n, io.EOF // at once: a reader that counts the bytes must not miss a wrong sum
 	case b.read > b.size || errors.Is(err, io.EOF):

@@ -177,6 +177,9 @@ func (s *Service) Abort(ctx context.Context, r *connect.Request[mountpb.AbortReq
 // Stage implements the service.
 func (s *Service) Stage(ctx context.Context, r *connect.Request[mountpb.FileRequest]) (*connect.Response[mountpb.Empty], error) {
 	m := r.Msg
+	if err := intact(m); err != nil {
+		return nil, toWire(err)
+	}
 	return change(ctx, s, m.GetSession(), m.GetSeq(), func(ctx context.Context, o tree.Objects) (tree.Info, string, error) {
 		return tree.Info{}, "", o.Stage(ctx, fileFrom(m))
 	}, nothing)
@@ -193,6 +196,9 @@ func (s *Service) Discard(ctx context.Context, r *connect.Request[mountpb.Discar
 // Publish implements the service.
 func (s *Service) Publish(ctx context.Context, r *connect.Request[mountpb.FileRequest]) (*connect.Response[mountpb.Info], error) {
 	m := r.Msg
+	if err := intact(m); err != nil {
+		return nil, toWire(err)
+	}
 	return change(ctx, s, m.GetSession(), m.GetSeq(), func(ctx context.Context, o tree.Objects) (tree.Info, string, error) {
 		info, err := o.Publish(ctx, fileFrom(m))
 		return info, "", err

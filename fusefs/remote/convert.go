@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"hash/crc32"
 	"maps"
 	"slices"
 	"time"
@@ -78,12 +79,20 @@ func maybeInfoFrom(i *mountpb.Info) *tree.Info {
 func fileOf(session string, seq uint64, f tree.File) *mountpb.FileRequest {
 	out := &mountpb.FileRequest{
 		Session: session, Seq: seq, Key: []byte(f.Key), Upload: []byte(f.Upload), Data: f.Data, Attr: attrOf(f.Attr),
-		Absent: f.Cond.Absent, Base: string(f.Cond.Base), Inode: f.Inode,
+		Absent: f.Cond.Absent, Base: string(f.Cond.Base), Inode: f.Inode, Crc32C: crc32.Checksum(f.Data, castagnoli),
 	}
 	for _, p := range f.Pieces {
 		out.Pieces = append(out.Pieces, &mountpb.Piece{Part: int32(p.Part), Base: p.Base, Hole: p.Hole, Off: p.Off, Len: p.Len})
 	}
 	return out
+}
+
+// intact checks the data of a request against its CRC32C.
+func intact(f *mountpb.FileRequest) error {
+	if crc32.Checksum(f.GetData(), castagnoli) != f.GetCrc32C() {
+		return errDamaged
+	}
+	return nil
 }
 
 func fileFrom(f *mountpb.FileRequest) tree.File {

@@ -11,7 +11,11 @@ import (
 	"github.com/holdfast/holdfast/fusefs/tree"
 )
 
-var errNoSession = errors.New("the gateway does not know this session")
+var (
+	errNoSession = errors.New("the gateway does not know this session")
+	// errDamaged is sent again: the request was hurt on its way.
+	errDamaged = errors.New("request does not match its CRC32C")
+)
 
 // sentinels are the errors that keep their meaning over the wire, by the name they have there.
 var sentinels = [...]struct {
@@ -19,6 +23,7 @@ var sentinels = [...]struct {
 	err  error
 }{
 	{"session", errNoSession},
+	{"damaged", errDamaged},
 	{"not-exist", tree.ErrNotExist},
 	{"exists", tree.ErrExists},
 	{"conflict", tree.ErrConflict},

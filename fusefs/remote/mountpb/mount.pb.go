@@ -1272,17 +1272,19 @@ func (x *Piece) GetLen() int64 {
 }
 
 type FileRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
-	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
-	Key           []byte                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
-	Upload        []byte                 `protobuf:"bytes,4,opt,name=upload,proto3" json:"upload,omitempty"`
-	Pieces        []*Piece               `protobuf:"bytes,5,rep,name=pieces,proto3" json:"pieces,omitempty"`
-	Data          []byte                 `protobuf:"bytes,6,opt,name=data,proto3" json:"data,omitempty"`
-	Attr          *Attr                  `protobuf:"bytes,7,opt,name=attr,proto3" json:"attr,omitempty"`
-	Absent        bool                   `protobuf:"varint,8,opt,name=absent,proto3" json:"absent,omitempty"`
-	Base          string                 `protobuf:"bytes,9,opt,name=base,proto3" json:"base,omitempty"`
-	Inode         uint64                 `protobuf:"varint,10,opt,name=inode,proto3" json:"inode,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Seq     uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	Key     []byte                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	Upload  []byte                 `protobuf:"bytes,4,opt,name=upload,proto3" json:"upload,omitempty"`
+	Pieces  []*Piece               `protobuf:"bytes,5,rep,name=pieces,proto3" json:"pieces,omitempty"`
+	Data    []byte                 `protobuf:"bytes,6,opt,name=data,proto3" json:"data,omitempty"`
+	Attr    *Attr                  `protobuf:"bytes,7,opt,name=attr,proto3" json:"attr,omitempty"`
+	Absent  bool                   `protobuf:"varint,8,opt,name=absent,proto3" json:"absent,omitempty"`
+	Base    string                 `protobuf:"bytes,9,opt,name=base,proto3" json:"base,omitempty"`
+	Inode   uint64                 `protobuf:"varint,10,opt,name=inode,proto3" json:"inode,omitempty"`
+	// crc32c of data: a wrong byte on the way is no byte in a file.
+	Crc32C        uint32 `protobuf:"fixed32,11,opt,name=crc32c,proto3" json:"crc32c,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1383,6 +1385,13 @@ func (x *FileRequest) GetBase() string {
 func (x *FileRequest) GetInode() uint64 {
 	if x != nil {
 		return x.Inode
+	}
+	return 0
+}
+
+func (x *FileRequest) GetCrc32C() uint32 {
+	if x != nil {
+		return x.Crc32C
 	}
 	return 0
 }
@@ -1763,7 +1772,7 @@ const file_mount_proto_rawDesc = "" +
 	"\x04base\x18\x02 \x01(\bR\x04base\x12\x12\n" +
 	"\x04hole\x18\x03 \x01(\bR\x04hole\x12\x10\n" +
 	"\x03off\x18\x04 \x01(\x03R\x03off\x12\x10\n" +
-	"\x03len\x18\x05 \x01(\x03R\x03len\"\x98\x02\n" +
+	"\x03len\x18\x05 \x01(\x03R\x03len\"\xb0\x02\n" +
 	"\vFileRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x10\n" +
@@ -1775,7 +1784,8 @@ const file_mount_proto_rawDesc = "" +
 	"\x06absent\x18\b \x01(\bR\x06absent\x12\x12\n" +
 	"\x04base\x18\t \x01(\tR\x04base\x12\x14\n" +
 	"\x05inode\x18\n" +
-	" \x01(\x04R\x05inode\"d\n" +
+	" \x01(\x04R\x05inode\x12\x16\n" +
+	"\x06crc32c\x18\v \x01(\aR\x06crc32c\"d\n" +
 	"\x0eDiscardRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x10\n" +

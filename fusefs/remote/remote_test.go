@@ -1,0 +1,382 @@
+package remote_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/holdfast/holdfast/fusefs/remote"
+	"github.com/holdfast/holdfast/fusefs/tree"
+	"github.com/holdfast/holdfast/fusefs/tree/treetest"
+	"github.com/holdfast/holdfast/multipart/s3/sigv4"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const secret = "a secret key"
+
+// gateway is an HTTP server with the mount service over a model, which checks signatures as the S3 face does.
+type gateway struct {
+	t     *testing.T
+	model *treetest.Model
+	http  *httptest.Server
+	ends  atomic.Int64
+	seqs  sync.Map
+
+	mu      sync.Mutex
+	service *remote.Service
+	// spoil may answer a request in the service's place, or spoil its answer.
+	spoil func(w http.ResponseWriter, r *http.Request, serve http.Handler) bool
+}
+
+// ending is a model that counts the ends of its sessions and notes the numbers of changes.
+type ending struct {
+	*treetest.Model
+	g *gateway
+}
+
+func (e ending) EndSession(context.Context) error {
+	e.g.ends.Add(1)
+	e.Model.EndSession()
+	return nil
+}
+
+func (e ending) Publish(ctx context.Context, f tree.File) (tree.Info, error) {
+	op, ok := tree.OpFrom(ctx)
+	if _, again := e.g.seqs.LoadOrStore(op.Seq, f.Key); again || !ok {
+		e.g.t.Errorf("publish of %q has number %d (%v), which was there before", f.Key, op.Seq, ok)
+	}
+	return e.Model.Publish(ctx, f)
+}
+
+func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+
+func newGateway(t *testing.T, lease time.Duration) *gateway {
+	t.Helper()
+	g := &gateway{t: t, model: treetest.NewModel()}
+	start := func() *remote.Service {
+		_, s := remote.NewService(remote.ServiceConfig{Lease: lease, Log: quiet(), Open: func(_ context.Context, bucket, prefix, session string) (tree.Objects, error) {
+			if bucket != "bucket" {
+				return nil, tree.ErrNotExist
+			}
+			return ending{g.model, g}, nil
+		}})
+		return s
+	}
+	g.service = start()
+	g.http = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !signed(r) {
+			http.Error(w, "SignatureDoesNotMatch", http.StatusForbidden)
+			return
+		}
+		g.mu.Lock()
+		service, spoil := g.service, g.spoil
+		g.mu.Unlock()
+		if spoil == nil || !spoil(w, r, service) {
+			service.ServeHTTP(w, r)
+		}
+	}))
+	t.Cleanup(func() {
+		g.http.Close()
+		if err := g.service.Close(); err != nil {
+			t.Errorf("close service: %v", err)
+		}
+	})
+	return g
+}
+
+func signed(r *http.Request) bool {
+	req, err := sigv4.FromServer(r)
+	if err != nil {
+		return false
+	}
+	claim, err := sigv4.Parse(req)
+	if err != nil || claim == nil {
+		return false
+	}
+	_, err = claim.Verify(req, secret, time.Now())
+	return err == nil
+}
+
+// restart is a gateway that lost its memory.
+func (g *gateway) restart() {
+	g.t.Helper()
+	_, s := remote.NewService(remote.ServiceConfig{Log: quiet(), Open: func(context.Context, string, string, string) (tree.Objects, error) {
+		return ending{g.model, g}, nil
+	}})
+	g.mu.Lock()
+	old := g.service
+	g.service = s
+	g.mu.Unlock()
+	if err := old.Close(); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+func (g *gateway) dial(t *testing.T) *remote.Client {
+	t.Helper()
+	c, err := remote.New(t.Context(), remote.Config{
+		Endpoints: []string{g.http.URL}, AccessKey: "key", SecretKey: secret, Bucket: "bucket", Retry: 5 * time.Second, Log: quiet(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := c.Close(ctx); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return c
+}
+
+func TestRemoteKeepsTheContract(t *testing.T) {
+	treetest.Run(t, func(t *testing.T) tree.Objects { return newGateway(t, 0).dial(t) })
+}
+
+func TestErrorsKeepTheirMeaning(t *testing.T) {
+	g := newGateway(t, 0)
+	c := g.dial(t)
+	for _, want := range []error{
+		tree.ErrNotExist, tree.ErrExists, tree.ErrConflict, tree.ErrDirNotEmpty, tree.ErrNoSpace, tree.ErrAccess, tree.ErrTooLarge,
+		tree.ErrNameTooLong, tree.ErrReadOnly, tree.ErrIO, tree.ErrQuota, tree.ErrInvalid, tree.ErrPermission, tree.ErrUnsupported,
+	} {
+		g.model.Fail(func(string, string) error { return want })
+		_, err := c.Publish(t.Context(), tree.File{Key: "a"})
+		if !errors.Is(err, want) {
+			t.Errorf("publish: %v, want %v", err, want)
+		}
+		if err := c.Part(t.Context(), "a", "u", 1, strings.NewReader("x"), 1); !errors.Is(err, want) {
+			t.Errorf("part: %v, want %v", err, want)
+		}
+	}
+}
+
+func TestWrongKeyAndMissingBucketAreTold(t *testing.T) {
+	g := newGateway(t, 0)
+	conf := remote.Config{Endpoints: []string{g.http.URL}, AccessKey: "key", SecretKey: "wrong", Bucket: "bucket", Retry: time.Second}
+	if _, err := remote.New(t.Context(), conf); !errors.Is(err, tree.ErrAccess) {
+		t.Errorf("wrong key: %v", err)
+	}
+	conf.SecretKey, conf.Bucket = secret, "other"
+	if _, err := remote.New(t.Context(), conf); !errors.Is(err, tree.ErrNotExist) {
+		t.Errorf("missing bucket: %v", err)
+	}
+	conf.Endpoints, conf.Retry = []string{"http://127.0.0.1:1"}, -1
+	if _, err := remote.New(t.Context(), conf); !errors.Is(err, tree.ErrIO) {
+		t.Errorf("no gateway: %v", err)
+	}
+	conf.Endpoints = []string{"nonsense"}
+	if _, err := remote.New(t.Context(), conf); !errors.Is(err, tree.ErrInvalid) {
+		t.Errorf("no URL: %v", err)
+	}
+}
+
+// The answer of every change is lost once: it is asked for again, and applied once.
+func TestAChangeWhoseAnswerIsLostIsAppliedOnce(t *testing.T) {
+	g := newGateway(t, 0)
+	c := g.dial(t)
+	var lost atomic.Int64
+	var seen sync.Map
+	g.mu.Lock()
+	g.spoil = func(w http.ResponseWriter, r *http.Request, serve http.Handler) bool {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return false
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		if _, again := seen.LoadOrStore(r.URL.Path+string(body), true); again {
+			return false
+		}
+		lost.Add(1)
+		serve.ServeHTTP(httptest.NewRecorder(), r)
+		panic(http.ErrAbortHandler)
+	}
+	g.mu.Unlock()
+	info, err := c.Publish(t.Context(), tree.File{Key: "a", Data: []byte("x"), Cond: tree.Cond{Absent: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Rename(t.Context(), "a", "b", true); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Remove(t.Context(), "b", false); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(g.model.Published("a")); n != 1 || info.Version == "" {
+		t.Fatalf("published %d times", n)
+	}
+	if lost.Load() < 3 {
+		t.Fatalf("%d answers were lost, want 3", lost.Load())
+	}
+}
+
+func TestReadersAndSessionSurviveARestartOfTheGateway(t *testing.T) {
+	g := newGateway(t, 0)
+	c := g.dial(t)
+	big := bytes.Repeat([]byte("0123456789"), 100_000)
+	other := bytes.Repeat([]byte("x"), len(big))
+	info, other1 := g.model.Put("big", big), g.model.Put("other", other)
+	r, err := c.Open(t.Context(), "big", info.Version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.restart()
+	o, err := c.Open(t.Context(), "other", other1.Version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := make([]byte, 100)
+	if n, err := r.ReadAt(p, 5000); n != 100 || err != nil || !bytes.Equal(p, big[5000:5100]) {
+		t.Fatalf("read %d bytes %q, %v", n, p, err)
+	}
+	if n, err := o.ReadAt(p, 5000); n != 100 || err != nil || p[0] != 'x' {
+		t.Fatalf("read %d bytes %q, %v", n, p, err)
+	}
+	if err := errors.Join(r.Close(), o.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if g.ends.Load() != 0 {
+		t.Fatal("a restart ended a session")
+	}
+	if _, _, readers := g.model.Leftover(); readers != 0 {
+		t.Fatalf("%d readers are left", readers)
+	}
+}
+
+func TestLeaseThatEndsPublishesTheStage(t *testing.T) {
+	g := newGateway(t, 50*time.Millisecond) // the client renews every 3 s: too late
+	c := g.dial(t)
+	if err := c.Stage(t.Context(), tree.File{Key: "f", Inode: 9, Data: []byte("synced")}); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		if data, ok := g.model.Data("f"); ok && string(data) == "synced" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the stage was not published")
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	if g.ends.Load() == 0 {
+		t.Fatal("the session did not end")
+	}
+}
+
+func TestCloseEndsTheSession(t *testing.T) {
+	g := newGateway(t, 0)
+	c, err := remote.New(t.Context(), remote.Config{Endpoints: []string{g.http.URL}, AccessKey: "k", SecretKey: secret, Bucket: "bucket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if g.ends.Load() != 1 {
+		t.Fatalf("%d sessions ended, want 1", g.ends.Load())
+	}
+}
+
+// A wrong byte on the wire is no byte in a file.
+func TestDamageOnTheWireIsFoundAndRepeated(t *testing.T) {
+	g := newGateway(t, 0)
+	c := g.dial(t)
+	big := bytes.Repeat([]byte("0123456789"), 100_000)
+	info := g.model.Put("big", big)
+	r, err := c.Open(t.Context(), "big", info.Version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var hurt atomic.Int64
+	g.mu.Lock()
+	g.spoil = func(w http.ResponseWriter, req *http.Request, serve http.Handler) bool {
+		if !strings.Contains(req.URL.Path, "bytes/") || hurt.Add(1) > 2 {
+			return false
+		}
+		if req.Method == http.MethodPut {
+			req.Body = io.NopCloser(flip{req.Body})
+			return false
+		}
+		rec := httptest.NewRecorder()
+		serve.ServeHTTP(rec, req)
+		body := rec.Body.Bytes()
+		body[len(body)/2] ^= 1
+		for k, v := range rec.Header() {
+			w.Header()[k] = v
+		}
+		w.WriteHeader(rec.Code)
+		_, _ = w.Write(body)
+		return true
+	}
+	g.mu.Unlock()
+	p := make([]byte, len(big))
+	if n, err := r.ReadAt(p, 0); n != len(p) || err != nil || !bytes.Equal(p, big) {
+		t.Fatalf("read %d bytes, %v; equal: %v", n, err, bytes.Equal(p, big))
+	}
+	if hurt.Load() < 3 {
+		t.Fatal("nothing was damaged")
+	}
+	hurt.Store(0)
+	up, err := c.Begin(t.Context(), "f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Part(t.Context(), "f", up, 1, bytes.NewReader(big), int64(len(big))); err != nil {
+		t.Fatalf("a part that was damaged twice: %v", err)
+	}
+	if hurt.Load() < 3 {
+		t.Fatal("no part was damaged")
+	}
+	if n, err := c.ReadPart(t.Context(), "f", up, 1, p, 0); n != len(p) || err != nil || !bytes.Equal(p, big) {
+		t.Fatalf("the part reads back %d bytes, %v; equal: %v", n, err, bytes.Equal(p, big))
+	}
+	if err := errors.Join(c.Abort(t.Context(), "f", up), r.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+type flip struct{ io.ReadCloser }
+
+func (f flip) Read(p []byte) (int, error) {
+	n, err := f.ReadCloser.Read(p)
+	if n > 0 {
+		p[0] ^= 1
+	}
+	return n, err
+}
+
+func TestNobodyUsesAnothersSession(t *testing.T) {
+	owner := "one"
+	_, s := remote.NewService(remote.ServiceConfig{
+		Owner: func(context.Context) string { return owner }, Log: quiet(),
+		Open: func(context.Context, string, string, string) (tree.Objects, error) { return treetest.NewModel(), nil },
+	})
+	srv := httptest.NewServer(s)
+	defer srv.Close()
+	conf := remote.Config{Endpoints: []string{srv.URL}, AccessKey: "k", SecretKey: secret, Bucket: "bucket", Retry: -1}
+	c, err := remote.New(t.Context(), conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner = "two"
+	if _, err := c.Space(t.Context()); !errors.Is(err, tree.ErrAccess) {
+		t.Errorf("another's session: %v, want %v", err, tree.ErrAccess)
+	}
+	owner = "one"
+	if err := errors.Join(c.Close(t.Context()), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
