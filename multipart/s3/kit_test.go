@@ -3,7 +3,9 @@ package s3_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"io"
 	"log/slog"
 	"net/http"
@@ -188,3 +190,9 @@ func (k *kit) put(target, body string, header map[string]string) answer {
 
 // insecure trusts any certificate: the raw tests speak to a server made for them.
 func insecure() *tls.Config { return &tls.Config{InsecureSkipVerify: true} }
+
+// sha is the value of x-amz-content-sha256 for a body.
+func sha(body string) string {
+	sum := sha256.Sum256([]byte(body))
+	return hex.EncodeToString(sum[:])
+}
