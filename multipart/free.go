@@ -79,30 +79,37 @@ func (s *Store) Free(ctx context.Context) (Freed, error) {
 			return total, fmt.Errorf("list freed chunks: %w", err)
 		}
 		if len(rows) == 0 {
-			return total, nil
+			break
 		}
 		after = rows[len(rows)-1].Row
 		p, err := s.freeBatch(ctx, rows)
-		total.Rows += p.Rows
-		total.Chunks += p.Chunks
-		total.Left += p.Left
+		total.add(p)
 		if err != nil {
 			return total, err
 		}
 	}
+	p, err := s.freeIndexes(ctx)
+	total.add(p)
+	return total, err
 }
 
-// freeBatch deletes level after level: chunks with bytes, then index chunks from the lowest up, so that whatever is
-// left undeleted can still be found through the row.
+func (f *Freed) add(p Freed) {
+	f.Rows += p.Rows
+	f.Chunks += p.Chunks
+	f.Left += p.Left
+}
+
+// freeBatch deletes the chunks with bytes, and then those with the index of what was deleted. Between the two the row
+// goes and a row with the list of the index chunks takes its place: an index is not needed to find itself.
 func (s *Store) freeBatch(ctx context.Context, rows []metadata.Freed) (Freed, error) {
 	var p Freed
-	levels := make([][][]chunkstore.Chunk, len(rows)) // row, level, chunks
-	height := 0
-	for i, row := range rows {
+	trees := make([]*chunkTree, 0, len(rows))
+	var chunks []chunkstore.Chunk
+	for _, row := range rows {
 		if row.Shared {
 			continue
 		}
-		l, err := s.levelsOf(ctx, freedManifests(row, false), true)
+		tree, err := s.treeOf(ctx, freedManifests(row, false))
 		if err != nil {
 			if ctx.Err() != nil {
 				return p, ctx.Err()
@@ -111,24 +118,25 @@ func (s *Store) freeBatch(ctx context.Context, rows []metadata.Freed) (Freed, er
 			p.Left++
 			continue
 		}
-		levels[i] = l
-		height = max(height, len(l))
+		tree.row = row.Row
+		trees = append(trees, tree)
+		chunks = append(chunks, tree.data...)
 	}
-	for h := range height {
-		n, err := s.freeLevel(ctx, levels, h, &p)
-		p.Chunks += n
-		if err != nil {
+	waiting, err := s.deleteChunks(ctx, chunks)
+	if err != nil {
+		return p, err
+	}
+	p.Chunks = len(chunks) - len(waiting)
+	var done [][]byte
+	for _, tree := range trees {
+		if tree.anyOf(waiting) {
+			p.Left++
+			continue
+		}
+		if err := s.journalIndex(ctx, tree); err != nil {
 			return p, err
 		}
-	}
-	var done [][]byte
-	for i, row := range rows {
-		if levels[i] != nil {
-			done = append(done, row.Row)
-		}
-	}
-	if len(done) == 0 {
-		return p, nil
+		done = append(done, tree.row)
 	}
 	if err := s.catalog.DropFreed(ctx, done); err != nil {
 		return p, fmt.Errorf("drop %d freed rows: %w", len(done), err)
@@ -137,45 +145,80 @@ func (s *Store) freeBatch(ctx context.Context, rows []metadata.Freed) (Freed, er
 	return p, nil
 }
 
-// freeLevel deletes one level of all rows. Rows of which anything is left are taken out of levels.
-func (s *Store) freeLevel(ctx context.Context, levels [][][]chunkstore.Chunk, h int, p *Freed) (int, error) {
-	var chunks []chunkstore.Chunk
-	for _, l := range levels {
-		if h < len(l) {
-			chunks = append(chunks, l[h]...)
-		}
-	}
+// deleteChunks deletes chunks and returns those that not every slot has confirmed.
+func (s *Store) deleteChunks(ctx context.Context, chunks []chunkstore.Chunk) (map[chunkstore.ChunkID]bool, error) {
 	if len(chunks) == 0 {
-		return 0, nil
+		return nil, nil
 	}
 	left, err := s.chunks.Delete(ctx, chunks)
 	if ctx.Err() != nil {
-		return 0, ctx.Err()
+		return nil, ctx.Err()
 	}
-	if len(left) == 0 {
-		if err != nil {
-			return 0, fmt.Errorf("delete freed chunks: %w", err)
-		}
-		return len(chunks), nil
+	if err != nil && len(left) == 0 {
+		return nil, fmt.Errorf("delete freed chunks: %w", err)
 	}
-	s.log.Debug("freed chunks wait for a drive", "chunks", len(left), "err", err)
+	if len(left) > 0 {
+		s.log.Debug("freed chunks wait for a drive", "chunks", len(left), "err", err)
+	}
 	waiting := make(map[chunkstore.ChunkID]bool, len(left))
 	for _, c := range left {
 		waiting[c.ID] = true
 	}
-	for i, l := range levels {
-		if h >= len(l) {
-			continue
+	return waiting, nil
+}
+
+// freedIndexPrefix begins the keys of the rows that list index chunks of freed rows that are gone. The freed row's key
+// follows; the value is a manifest.
+const freedIndexPrefix = "freed-index/"
+
+// journalIndex makes the list of a tree's index chunks durable.
+func (s *Store) journalIndex(ctx context.Context, t *chunkTree) error {
+	if len(t.index) == 0 {
+		return nil
+	}
+	list, err := encodeChunkList(t.index)
+	if err != nil {
+		return fmt.Errorf("list index chunks of a freed row: %w", err)
+	}
+	_, err = s.catalog.PutRow(ctx, metadata.Row{Key: append([]byte(freedIndexPrefix), t.row...), Value: list})
+	if err != nil && !errors.Is(err, metadata.ErrConflict) { // an earlier pass wrote the same list
+		return fmt.Errorf("list index chunks of a freed row: %w", err)
+	}
+	return nil
+}
+
+// freeIndexes deletes the index chunks of freed rows that are gone.
+func (s *Store) freeIndexes(ctx context.Context) (Freed, error) {
+	var p Freed
+	var after []byte
+	for {
+		rows, err := s.catalog.Rows(ctx, []byte(freedIndexPrefix), after, freeRows)
+		if err != nil {
+			return p, fmt.Errorf("list freed index chunks: %w", err)
 		}
-		for _, c := range l[h] {
-			if waiting[c.ID] {
-				levels[i] = nil
+		if len(rows) == 0 {
+			return p, nil
+		}
+		after = rows[len(rows)-1].Key
+		for _, row := range rows {
+			tree, err := s.treeOf(ctx, [][]byte{row.Value})
+			if err != nil {
+				return p, fmt.Errorf("freed index chunks: %w", err)
+			}
+			waiting, err := s.deleteChunks(ctx, tree.data)
+			if err != nil {
+				return p, err
+			}
+			p.Chunks += len(tree.data) - len(waiting)
+			if len(waiting) > 0 {
 				p.Left++
-				break
+				continue
+			}
+			if err := s.catalog.DeleteRow(ctx, row.Key); err != nil {
+				return p, fmt.Errorf("drop list of freed index chunks: %w", err)
 			}
 		}
 	}
-	return len(chunks) - len(left), nil
 }
 
 // freedManifests returns the manifests that a freed row lists, those of shared parts only if asked for.
@@ -193,83 +236,37 @@ func freedManifests(row metadata.Freed, shared bool) [][]byte {
 	return manifests
 }
 
-// levelsOf returns the chunks of manifests by level; level 0 holds the bytes. It is never nil. freed says that index
-// chunks may be deleted already.
-func (s *Store) levelsOf(ctx context.Context, manifests [][]byte, freed bool) ([][]chunkstore.Chunk, error) {
-	w := &freeWalk{s: s, freed: freed, levels: make([][]chunkstore.Chunk, 1), seen: map[chunkstore.ChunkID]bool{}}
+// chunkTree is the chunks that manifests lead to.
+type chunkTree struct {
+	row   []byte // of the freed row
+	data  []chunkstore.Chunk
+	index []chunkstore.Chunk
+}
+
+func (t *chunkTree) anyOf(waiting map[chunkstore.ChunkID]bool) bool {
+	for _, c := range t.data {
+		if waiting[c.ID] {
+			return true
+		}
+	}
+	return false
+}
+
+// treeOf collects the chunks of manifests.
+func (s *Store) treeOf(ctx context.Context, manifests [][]byte) (*chunkTree, error) {
+	u := newUsed()
 	for _, manifest := range manifests {
-		if err := w.manifest(ctx, manifest); err != nil {
+		if err := u.addManifest(ctx, manifest, s.readPage); err != nil {
 			return nil, err
 		}
 	}
-	return w.levels, nil
-}
-
-// freeWalk collects the chunks of manifests, leaving out what lies below index chunks that are deleted already: an
-// index chunk is deleted only after everything below it.
-type freeWalk struct {
-	s      *Store
-	freed  bool
-	levels [][]chunkstore.Chunk
-	seen   map[chunkstore.ChunkID]bool
-}
-
-func (w *freeWalk) manifest(ctx context.Context, manifest []byte) error {
-	if len(manifest) == 0 {
-		return nil
-	}
-	r, err := decodeRoot(manifest)
-	if err != nil {
-		return err
-	}
-	return w.entries(ctx, r.entries, r.height)
-}
-
-func (w *freeWalk) entries(ctx context.Context, entries []placed, height int) error {
-	for len(w.levels) <= height {
-		w.levels = append(w.levels, nil)
-	}
-	for _, e := range entries {
-		if e.kind == kindHole {
-			continue
-		}
-		if !w.seen[e.ref.ID] {
-			w.seen[e.ref.ID] = true
-			w.levels[height] = append(w.levels[height], e.ref.Chunk)
-		}
-		if e.kind != kindPage {
-			continue
-		}
-		if err := w.page(ctx, e, height-1); err != nil {
-			return err
+	t := &chunkTree{}
+	for _, c := range u.order {
+		if _, index := u.index[c.ID]; index {
+			t.index = append(t.index, c)
+		} else {
+			t.data = append(t.data, c)
 		}
 	}
-	return nil
-}
-
-func (w *freeWalk) page(ctx context.Context, e placed, height int) error {
-	b, err := w.s.readPage(ctx, e.ref)
-	if err != nil {
-		if w.freed && w.s.gone(ctx, e.ref.Chunk, err) {
-			return nil
-		}
-		return fmt.Errorf("read index chunk %v: %w", e.ref.ID, err)
-	}
-	below, err := decodeEntries(b, e.start, e.len, height > 0)
-	if err != nil {
-		return fmt.Errorf("index chunk %v: %w", e.ref.ID, err)
-	}
-	return w.entries(ctx, below, height)
-}
-
-// gone tells whether a chunk that could not be read is not on any of its twelve slots, all of which answered.
-func (s *Store) gone(ctx context.Context, c chunkstore.Chunk, err error) bool {
-	if !errors.Is(err, chunkstore.ErrLost) && !errors.Is(err, chunkstore.ErrNotFound) {
-		return false
-	}
-	r, err := s.chunks.Check(ctx, c)
-	if err != nil {
-		return errors.Is(err, chunkstore.ErrNotFound) // the volume was dropped because nothing is left in it
-	}
-	return r.Missing == 1<<chunkstore.Shards-1
+	return t, nil
 }

@@ -1,6 +1,7 @@
 package multipart
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 
@@ -12,7 +13,7 @@ import (
 type Named struct {
 	Chunk chunkstore.Chunk
 	Index bool // it holds a part of a manifest
-	// At is where the name stands: exactly one of its pointers Version, Part, Freed and Stage is set.
+	// At is where the name stands: exactly one of its pointers Version, Part, Freed, Stage and Row is set.
 	At metadata.Surveyed
 }
 
@@ -42,20 +43,25 @@ func manifestsAt(at metadata.Surveyed) [][]byte {
 		return freedManifests(*at.Freed, true)
 	case at.Stage != nil:
 		return [][]byte{at.Stage.Put.Version.Manifest, at.Stage.Own}
+	case at.Row != nil && bytes.HasPrefix(at.Row.Key, []byte(freedIndexPrefix)):
+		return [][]byte{at.Row.Value}
 	}
 	return nil
 }
 
 func (s *Store) surveyManifest(ctx context.Context, manifest []byte, at metadata.Surveyed, fn func(Named) error) error {
-	levels, err := s.levelsOf(ctx, [][]byte{manifest}, at.Freed != nil)
+	t, err := s.treeOf(ctx, [][]byte{manifest})
 	if err != nil {
 		return err
 	}
-	for height, chunks := range levels {
-		for _, c := range chunks {
-			if err := fn(Named{Chunk: c, Index: height > 0, At: at}); err != nil {
-				return err
-			}
+	for _, c := range t.data {
+		if err := fn(Named{Chunk: c, At: at}); err != nil {
+			return err
+		}
+	}
+	for _, c := range t.index {
+		if err := fn(Named{Chunk: c, Index: true, At: at}); err != nil {
+			return err
 		}
 	}
 	return nil

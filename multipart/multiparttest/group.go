@@ -17,7 +17,8 @@ type group struct {
 
 	mu    sync.Mutex // one command after the other
 	index uint64
-	lose  int // answers to lose
+	// fail decides before a command whether it fails without being applied; nil: none does.
+	fail func() error
 }
 
 // firstTerm is the term in which the only voter leads.
@@ -31,15 +32,16 @@ func (g *group) Propose(ctx context.Context, command []byte) (any, error) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.fail != nil {
+		if err := g.fail(); err != nil {
+			return nil, err
+		}
+	}
 	g.index++
 	b := g.db.NewBatch()
 	result := g.machine.Apply(g.index, firstTerm, command, g.db, b)
 	if err := g.db.Write(b); err != nil {
 		return nil, err
-	}
-	if g.lose > 0 {
-		g.lose--
-		return nil, raft.ErrUnknownOutcome
 	}
 	return result, nil
 }

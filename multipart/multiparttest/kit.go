@@ -88,11 +88,11 @@ func New(t testing.TB, change func(*multipart.Config)) *Kit {
 	return k
 }
 
-// LoseAnswers makes the next n commits of names happen without an answer.
-func (k *Kit) LoseAnswers(n int) {
+// FailCommits makes fail decide before each commit of names whether it fails with nothing changed; nil ends that.
+func (k *Kit) FailCommits(fail func() error) {
 	k.tablet.mu.Lock()
 	defer k.tablet.mu.Unlock()
-	k.tablet.lose = n
+	k.tablet.fail = fail
 }
 
 // Bucket makes a bucket.
@@ -161,6 +161,24 @@ func (k *Kit) WantClean() {
 	if err == nil && len(orphans)+len(missing) > 0 {
 		err = fmt.Errorf("%d chunks that nothing names, %d named ones that are not whole", len(orphans), len(missing))
 	}
+	if err != nil {
+		k.T.Fatal(err)
+	}
+}
+
+// WantNothingMissing fails the test if a name of a version leads to a chunk that is not on all drives.
+func (k *Kit) WantNothingMissing() {
+	k.T.Helper()
+	err := k.Store.Survey(k.T.Context(), func(n multipart.Named) error {
+		if n.At.Version == nil {
+			return nil
+		}
+		r, err := k.Chunks.Store.Check(k.T.Context(), n.Chunk)
+		if err == nil && r.Good != 1<<chunkstore.Shards-1 {
+			err = fmt.Errorf("chunk %v of %q: %+v", n.Chunk.ID, n.At.Key, r)
+		}
+		return err
+	})
 	if err != nil {
 		k.T.Fatal(err)
 	}
