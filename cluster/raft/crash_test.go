@@ -28,7 +28,7 @@ func TestPowerLossLosesNothingAcknowledged(t *testing.T) {
 		var lives []*load
 		for life := range 1 + int(seed%3) {
 			l := startLoad(h, 3, seed*10+uint64(life))
-			target := 10 + int(seed*7%150)
+			target := 5 + int(seed*7%60)
 			eventually(t, "load is acknowledged", func() bool { return l.count() >= target })
 			if seed%5 == 0 {
 				if err := h.Checkpoint(testContext(t)); err != nil {
