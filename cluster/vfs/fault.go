@@ -106,13 +106,14 @@ func (m *Memory) before(op Op, name string) error {
 
 // shortWrite returns the error of a rule that makes this write short, nil when there is none.
 func (m *Memory) shortWrite(name string) error {
-	for _, f := range m.firing(OpWrite, name, true) {
-		if f.rule.Err != nil {
-			return f.rule.Err
-		}
-		return syscall.EIO
+	firing := m.firing(OpWrite, name, true)
+	switch {
+	case len(firing) == 0:
+		return nil
+	case firing[0].rule.Err != nil:
+		return firing[0].rule.Err
 	}
-	return nil
+	return syscall.EIO
 }
 
 // firing counts an operation against the rules and returns those that fire. Rules of short writes are asked apart.
