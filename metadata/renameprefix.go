@@ -12,18 +12,22 @@ import (
 	"github.com/holdfast/holdfast/metadata/record"
 )
 
-// Bounds of one command of a prefix rename: keys, and bytes of the records that it moves. A rename within them is one
-// atomic command; a larger one is a journaled job of such commands.
+// Bounds of one command of a prefix rename: keys, bytes of the records that it moves, and of the names in the command.
+// A rename within them is one atomic command; a larger one is a journaled job of such commands.
 const (
 	renameKeys  = 8192
 	renameBytes = 4 << 20
+	renameNames = 1 << 20
 )
+
+// renameOverhead is about what a moved key costs in a command beside its two names; a delete marker is as much again.
+const renameOverhead = 100
 
 // ErrBadRename says that a prefix cannot be renamed to the other: one holds the other, or is empty.
 var ErrBadRename = errors.New("prefix cannot be renamed like that")
 
 // RenamePrefix moves every current key below from (which ends with "/") to the same name below to. Up to 8,192 keys
-// and 4 MiB of records move as one command; more of them move in several, and no other write below the two prefixes
+// with 4 MiB of records and 1 MiB of names move as one command; more of them in several, and no other write below the two prefixes
 // comes between them. After a crash the rest follows before writes are served. No key is ever under both names or
 // neither. ErrDirNotEmpty when to holds keys other than its marker, ErrNoSuchKey when from holds none. When ctx ends
 // early, the move goes on.
@@ -144,7 +148,7 @@ func (j prefixRename) piece(e *evaluation) (whole bool, err error) {
 	rows := record.PrefixRows(record.FamilyCurrent, j.r.Bucket, j.from())
 	it := e.r.Iterate(kv.Span{Start: rows, End: record.After(rows)})
 	defer it.Close()
-	keys, size := 0, 0
+	keys, size, names := 0, 0, 0
 	for it.Next() {
 		_, key, _, err := record.SplitKeyRow(it.Key())
 		if err != nil {
@@ -162,10 +166,10 @@ func (j prefixRename) piece(e *evaluation) (whole bool, err error) {
 			}
 			cost += len(body)
 		}
-		if keys > 0 && (keys == renameKeys || size+cost > renameBytes) {
+		if keys > 0 && (keys == renameKeys || size+cost > renameBytes || names > renameNames) {
 			return false, nil
 		}
-		keys, size = keys+1, size+cost
+		keys, size, names = keys+1, size+cost, names+2*len(key)+renameOverhead
 		source := target{j.bucket(), Versioning(b.Versioning), key, v}
 		if err := j.move(e, source, usage.Versions > 0); err != nil {
 			return false, err

@@ -189,6 +189,9 @@ func (w *writing) commit(command []byte) (out outcome, again bool, err error) {
 	if err == nil {
 		return decided(result)
 	}
+	if errors.Is(err, raft.ErrTooLarge) {
+		return outcome{}, false, fmt.Errorf("%w: %w", ErrTooLarge, err)
+	}
 	if !errors.Is(err, raft.ErrUnknownOutcome) {
 		return outcome{}, errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, raft.ErrStopped), err
 	}
