@@ -109,7 +109,7 @@ func (s *Store) Health(ctx context.Context) (Health, error) {
 		return Health{}, err
 	}
 	if h.Volumes == 0 {
-		if row, err := s.volumes.plan(ctx); err == nil {
+		if row, _, err := s.volumes.plan(ctx); err == nil {
 			h.count(protect(row.Slots, up), allShards)
 		} else if errors.Is(err, ErrSlowDown) {
 			h.DriveLosses, h.DeviceLosses = -1, -1

@@ -21,7 +21,7 @@ var errDevice = errors.New("input/output error")
 
 // short deadlines keep tests of hanging drives quick.
 func impatient(c *chunkstore.Config) {
-	c.PutDeadline, c.ReadDeadline = 60*time.Millisecond, 60*time.Millisecond
+	c.PutDeadline, c.ReadDeadline = 200*time.Millisecond, 200*time.Millisecond
 }
 
 // wantDurable fails unless every chunk would survive the loss of any two drives now.
@@ -77,7 +77,7 @@ func TestWritesGoAroundFailingDrives(t *testing.T) {
 					case "hang":
 						defer d.Hang(memory.OpPut)()
 					case "slow":
-						d.Slow(memory.OpPut, 700*time.Millisecond)
+						d.Slow(memory.OpPut, time.Second)
 					case "down":
 						d.Down(errDevice)
 					case "full":
@@ -205,7 +205,7 @@ func TestLastResortIsASuspectDrive(t *testing.T) {
 	w := k.Write(body)
 	slots := k.Slots(w.Chunks[0])
 	slow := slots[0]
-	slow.Slow(memory.OpRead, 200*time.Millisecond)
+	slow.Slow(memory.OpRead, 500*time.Millisecond)
 	k.Want(w, body)
 	for _, d := range slots[5:9] {
 		k.Set.Remove(d.ID())

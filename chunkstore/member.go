@@ -4,8 +4,6 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"github.com/holdfast/holdfast/cluster/placement"
 )
 
 // The rules by which a drive is gone around although it says that it is up.
@@ -28,7 +26,8 @@ type member struct {
 	hungPuts  int       // puts that their writes went on without and that have not returned
 	hungSince time.Time // when hungPuts last rose from zero
 	hungReads int
-	noPuts    time.Time // writes avoid the drive until then
+	noPuts    time.Time // writes avoid the drive until then: it failed one
+	slowPuts  time.Time // writes avoid the drive until then: it was too slow
 	noReads   time.Time // reads avoid the drive until then
 	// rows counts row buffers that puts under way on this drive may still read.
 	rows int
@@ -53,7 +52,20 @@ func (m *member) writable(now time.Time) bool {
 
 func (m *member) putSuspect(now time.Time) bool {
 	hung := now.Sub(m.hungSince)
-	return m.hungPuts >= maxHung && hung > briefly || m.hungPuts > 0 && hung > hungFor || now.Before(m.noPuts)
+	return m.hungPuts >= maxHung && hung > briefly || m.hungPuts > 0 && hung > hungFor || now.Before(m.noPuts) || now.Before(m.slowPuts)
+}
+
+// usable says that the drive is up and fails nothing, though it may be slow. Where all drives are slow it is the load,
+// and writes use them as they are.
+func (m *member) usable(now time.Time) bool {
+	m.mu.Lock()
+	failed := now.Before(m.noPuts)
+	m.mu.Unlock()
+	if failed {
+		return false
+	}
+	status := m.drive.Status()
+	return status.Down == nil && !status.Full
 }
 
 // hangs says that calls made long ago have not returned, so another one would not either.
@@ -98,6 +110,12 @@ func (m *member) failPut(now time.Time) {
 	m.noPuts = now.Add(avoidFor)
 }
 
+func (m *member) delayPut(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.slowPuts = now.Add(avoidFor)
+}
+
 func (m *member) hangRead(now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -137,10 +155,4 @@ func (m *member) leave(rows int) {
 	m.rows -= rows
 	close(m.room)
 	m.room = make(chan struct{})
-}
-
-// place describes the drive to package placement.
-func (m *member) place() placement.Drive {
-	status := m.drive.Status()
-	return placement.Drive{ID: m.drive.ID(), Device: status.Device}
 }

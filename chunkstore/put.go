@@ -159,7 +159,7 @@ func (o *offer) close(abandoned bool) {
 		}
 		m.hangPut(now)
 		if abandoned {
-			m.failPut(now)
+			m.delayPut(now)
 		}
 	}
 }

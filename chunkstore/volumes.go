@@ -30,6 +30,8 @@ type openVolume struct {
 	length int64 // of its longest chunk file, about
 	busy   int   // chunks under way
 	closed bool  // takes no more chunks
+	// makeshift, when not zero, is the time at which the volume is replaced: it was opened on drives that are slow.
+	makeshift time.Time
 }
 
 // volumeSet keeps the volumes that take chunks, and a cache of volume rows.
@@ -96,7 +98,7 @@ func (vs *volumeSet) choose() *openVolume {
 	var best *openVolume
 	healthy := vs.open[:0:0]
 	for _, v := range vs.open {
-		if v.length >= vs.store.config.VolumeSize || !vs.store.allWritable(v.row.Slots, now) {
+		if v.length >= vs.store.config.VolumeSize || !vs.store.fit(v, now) {
 			vs.toRetiring(v)
 			continue
 		}
@@ -170,7 +172,7 @@ func (vs *volumeSet) openOne(ctx context.Context) error {
 			return nil
 		}
 	}
-	row, err := vs.plan(ctx)
+	row, slow, err := vs.plan(ctx)
 	if err != nil {
 		return err
 	}
@@ -181,41 +183,40 @@ func (vs *volumeSet) openOne(ctx context.Context) error {
 	vs.mu.Lock()
 	defer vs.mu.Unlock()
 	vs.remember(row)
-	vs.open = append(vs.open, &openVolume{row: row})
+	v := &openVolume{row: row}
+	if slow {
+		v.makeshift = vs.store.config.Now().Add(avoidFor)
+	}
+	vs.open = append(vs.open, v)
 	return nil
 }
 
 // plan makes the row of a new volume: on a group whose home drives are all healthy, of two such the one with more
-// room; else on the group with most of them healthy, doubled up on healthy drives.
-func (vs *volumeSet) plan(ctx context.Context) (Volume, error) {
+// room; else on the group with most of them healthy, doubled up on healthy drives. slow says that drives which were
+// slow had to be taken for healthy, because the others are too few.
+func (vs *volumeSet) plan(ctx context.Context) (row Volume, slow bool, err error) {
 	groups, err := vs.store.config.Volumes.Groups(ctx)
 	if err != nil {
-		return Volume{}, fmt.Errorf("open a volume: %w", err)
+		return Volume{}, false, fmt.Errorf("open a volume: %w", err)
 	}
 	if len(groups) == 0 {
-		return Volume{}, fmt.Errorf("open a volume: there are no placement groups: %w", ErrSlowDown)
+		return Volume{}, false, fmt.Errorf("open a volume: there are no placement groups: %w", ErrSlowDown)
 	}
-	healthy := make(map[cluster.DriveID]placement.Drive)
-	free := make(map[cluster.DriveID]int64)
-	now := vs.store.config.Now()
-	var drives []placement.Drive
-	for _, m := range vs.store.config.Drives.all() {
-		if m.writable(now) {
-			place := m.place()
-			drives = append(drives, place)
-			healthy[place.ID] = place
-			free[place.ID] = m.drive.Status().Free
-		}
+	drives, free := vs.store.places((*member).writable)
+	if len(drives) < placement.Least {
+		drives, free = vs.store.places((*member).usable)
+		slow = true
 	}
 	best, bestUp, bestRoom := Group{}, -1, int64(0)
 	for tries, at := range rand.Perm(len(groups)) {
 		g := groups[at]
 		up, room := 0, int64(0)
 		for i, id := range g.Slots {
-			if _, ok := healthy[id]; ok {
+			f, ok := free[id]
+			if ok {
 				up++
 			}
-			if f := free[id]; i == 0 || f < room {
+			if i == 0 || f < room {
 				room = f
 			}
 		}
@@ -226,15 +227,30 @@ func (vs *volumeSet) plan(ctx context.Context) (Volume, error) {
 			break
 		}
 	}
-	row := Volume{Group: best.ID, State: VolumeOpen, Home: best.Slots, Slots: best.Slots}
+	row = Volume{Group: best.ID, State: VolumeOpen, Home: best.Slots, Slots: best.Slots}
 	if bestUp < Shards {
 		slots, err := placement.Substitute(best.Slots, drives)
 		if err != nil {
-			return Volume{}, fmt.Errorf("open a volume: %w: %w", err, ErrSlowDown)
+			return Volume{}, false, fmt.Errorf("open a volume: %w: %w", err, ErrSlowDown)
 		}
 		row.Slots = slots
 	}
-	return row, nil
+	return row, slow, nil
+}
+
+// places returns the drives that ok holds for, and the free bytes of each.
+func (s *Store) places(ok func(*member, time.Time) bool) ([]placement.Drive, map[cluster.DriveID]int64) {
+	free := make(map[cluster.DriveID]int64)
+	now := s.config.Now()
+	var drives []placement.Drive
+	for _, m := range s.config.Drives.all() {
+		if ok(m, now) {
+			status := m.drive.Status()
+			drives = append(drives, placement.Drive{ID: m.drive.ID(), Device: status.Device})
+			free[m.drive.ID()] = status.Free
+		}
+	}
+	return drives, free
 }
 
 // adopt looks once at the open volumes that are there already.
@@ -260,7 +276,7 @@ func (vs *volumeSet) adopt(ctx context.Context) error {
 	for _, row := range found {
 		vs.remember(row)
 		v := &openVolume{row: row, length: lengths[row.ID]}
-		if len(vs.open) < openVolumes && v.length < vs.store.config.VolumeSize && vs.store.allWritable(row.Slots, now) {
+		if len(vs.open) < openVolumes && v.length < vs.store.config.VolumeSize && vs.store.allAre(row.Slots, now, (*member).writable) {
 			vs.open = append(vs.open, v)
 		} else {
 			vs.toRetiring(v)
@@ -284,14 +300,22 @@ func (s *Store) volumeLengths(ctx context.Context) map[VolumeID]int64 {
 	return lengths
 }
 
-// allWritable says whether every one of these drives is here and healthy.
-func (s *Store) allWritable(slots DriveIDs, now time.Time) bool {
+// fit says whether a volume can take chunks now.
+func (s *Store) fit(v *openVolume, now time.Time) bool {
+	if v.makeshift.IsZero() {
+		return s.allAre(v.row.Slots, now, (*member).writable)
+	}
+	return now.Before(v.makeshift) && s.allAre(v.row.Slots, now, (*member).usable)
+}
+
+// allAre says whether every one of these drives is here and ok holds for it.
+func (s *Store) allAre(slots DriveIDs, now time.Time, ok func(*member, time.Time) bool) bool {
 	for i, id := range slots {
 		if i > 0 && id == slots[i-1] {
 			continue
 		}
 		m := s.config.Drives.member(id)
-		if m == nil || !m.writable(now) {
+		if m == nil || !ok(m, now) {
 			return false
 		}
 	}

@@ -15,6 +15,9 @@ import (
 	"github.com/holdfast/holdfast/cluster/placement"
 )
 
+// patient is a deadline that a busy machine does not miss. Tests of drives that hang set a shorter one.
+const patient = 20 * time.Second
+
 // Kit is a Store over memory drives.
 type Kit struct {
 	T       testing.TB
@@ -52,6 +55,7 @@ func New(t testing.TB, n int, change func(*chunkstore.Config)) *Kit {
 	k.Volumes = NewVolumes(groups)
 	k.Config = chunkstore.Config{
 		Volumes: k.Volumes, Drives: k.Set, Memory: 64 << 20, Log: slog.New(slog.DiscardHandler),
+		PutDeadline: patient, ReadDeadline: patient,
 	}
 	if change != nil {
 		change(&k.Config)
