@@ -148,7 +148,9 @@ func options(c Config, root bool) *fuse.MountOptions {
 		ExtraCapabilities: fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_ATOMIC_O_TRUNC |
 			fuse.CAP_ASYNC_DIO | fuse.CAP_DIRECT_IO_ALLOW_MMAP,
 		Options: append([]string{"default_permissions", "nosuid", "nodev"}, c.Options...),
-		Logger:  slog.NewLogLogger(c.Log.Handler(), slog.LevelWarn),
+		Logger:  slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug),
+		// Content is always in memory here, and a request of 1 MiB with its header does not fit a pipe.
+		DisableSplice: true,
 	}
 	if c.AllowOther != nil {
 		o.AllowOther = *c.AllowOther

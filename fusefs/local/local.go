@@ -139,7 +139,7 @@ func (o *Objects) Exists(ctx context.Context, prefix string) (bool, error) {
 func (o *Objects) Open(ctx context.Context, key string, version tree.Version) (tree.Reader, error) {
 	id, err := metadata.ParseVersionID(string(version))
 	if err != nil {
-		return nil, fmt.Errorf("version %q: %w", version, tree.ErrInvalid)
+		return nil, fmt.Errorf("version %q: %w", version, tree.ErrNotExist)
 	}
 	object, err := o.store.Open(ctx, o.bucket, o.key(key), multipart.At{Version: &id})
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast/holdfast/chunkstore/storetest"
 	"github.com/holdfast/holdfast/fusefs/local"
 	"github.com/holdfast/holdfast/fusefs/tree"
+	"github.com/holdfast/holdfast/fusefs/tree/treetest"
 	"github.com/holdfast/holdfast/metadata"
 	"github.com/holdfast/holdfast/multipart"
 	"github.com/holdfast/holdfast/multipart/multiparttest"
@@ -196,7 +197,7 @@ func TestConditionsOfPublish(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.want("f", []byte("3"))
-	if _, err := m.Publish(t.Context(), tree.File{Key: "f", Inode: 1, Cond: tree.Cond{Base: "no version"}}); !errors.Is(err, tree.ErrInvalid) {
+	if _, err := m.Publish(t.Context(), tree.File{Key: "f", Inode: 1, Cond: tree.Cond{Base: "no version"}}); !errors.Is(err, tree.ErrConflict) {
 		t.Fatal(err)
 	}
 }
@@ -456,5 +457,13 @@ func TestRepeatedRequestsAreAppliedOnce(t *testing.T) {
 	}
 	if same, err := m.Begin(ctx, "g"); err != nil || same != up {
 		t.Fatalf("%q and %q, %v", up, same, err)
+	}
+}
+
+func TestContract(t *testing.T) {
+	for _, versioning := range []metadata.Versioning{metadata.Unversioned, metadata.VersioningEnabled} {
+		t.Run(fmt.Sprint("versioning ", versioning), func(t *testing.T) {
+			treetest.Run(t, func(t *testing.T) tree.Objects { return newMount(t, versioning, "").Objects })
+		})
 	}
 }

@@ -3,36 +3,39 @@ package local
 import (
 	"bytes"
 	"context"
-	"encoding/json"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/holdfast/holdfast/fusefs/tree"
 	"github.com/holdfast/holdfast/metadata"
 	"github.com/holdfast/holdfast/multipart"
 )
 
-// upload is what a tree.Upload says: an open file may be renamed, its upload keeps the key that it was begun with.
-type upload struct {
-	Key string `json:"key"` // in the bucket, with the prefix
-	ID  string `json:"id"`
+// nameUpload writes an upload's name: its id and the key in the bucket that it was begun with, which an open file may
+// leave when it is renamed. Keys are any bytes, names are text.
+func nameUpload(key string, id metadata.UploadID) tree.Upload {
+	return tree.Upload(id.String() + "." + base64.RawURLEncoding.EncodeToString([]byte(key)))
 }
 
-func (o *Objects) parseUpload(up tree.Upload) (key string, id metadata.UploadID, err error) {
-	var u upload
-	if err = json.Unmarshal([]byte(up), &u); err == nil {
-		id, err = metadata.ParseUploadID(u.ID)
+func parseUpload(up tree.Upload) (string, metadata.UploadID, error) {
+	text, encoded, _ := strings.Cut(string(up), ".")
+	id, err := metadata.ParseUploadID(text)
+	var key []byte
+	if err == nil {
+		key, err = base64.RawURLEncoding.DecodeString(encoded)
 	}
 	if err != nil {
 		return "", id, fmt.Errorf("upload %q: %w", up, tree.ErrInvalid)
 	}
-	return u.Key, id, nil
+	return string(key), id, nil
 }
 
 // begun is parseUpload for callers that must know the key.
 func (o *Objects) begun(key string, up tree.Upload) (string, metadata.UploadID, error) {
-	began, id, err := o.parseUpload(up)
+	began, id, err := parseUpload(up)
 	if err == nil && began != o.key(key) {
 		err = fmt.Errorf("upload of %q named with key %q: %w", began, o.key(key), tree.ErrInvalid)
 	}
@@ -47,11 +50,7 @@ func (o *Objects) Begin(ctx context.Context, key string) (tree.Upload, error) {
 	if err != nil {
 		return "", translate(err)
 	}
-	text, err := json.Marshal(upload{Key: o.key(key), ID: u.ID.String()})
-	if err != nil {
-		return "", fmt.Errorf("name upload of %q: %w: %w", key, tree.ErrIO, err)
-	}
-	return tree.Upload(text), nil
+	return nameUpload(o.key(key), u.ID), nil
 }
 
 // Part implements tree.Objects.
@@ -110,7 +109,7 @@ func condition(c tree.Cond) (metadata.If, error) {
 	}
 	id, err := metadata.ParseVersionID(string(c.Base))
 	if err != nil {
-		return metadata.If{}, fmt.Errorf("base version %q: %w", c.Base, tree.ErrInvalid)
+		return metadata.If{}, fmt.Errorf("base version %q: %w", c.Base, tree.ErrConflict) // no store made it
 	}
 	return metadata.If{Base: id, NoBase: c.Absent}, nil
 }
@@ -153,7 +152,7 @@ func (o *Objects) compose(ctx context.Context, f *tree.File, cond metadata.If, m
 		return c, nil
 	}
 	var err error
-	c.UploadKey, c.Upload, err = o.parseUpload(f.Upload)
+	c.UploadKey, c.Upload, err = parseUpload(f.Upload)
 	return c, err
 }
 
@@ -220,7 +219,7 @@ func (o *Objects) Publish(ctx context.Context, f tree.File) (tree.Info, error) {
 func (o *Objects) SetAttr(ctx context.Context, key string, version tree.Version, a tree.Attr) (tree.Info, error) {
 	id, err := metadata.ParseVersionID(string(version))
 	if err != nil {
-		return tree.Info{}, fmt.Errorf("version %q: %w", version, tree.ErrInvalid)
+		return tree.Info{}, fmt.Errorf("version %q: %w", version, tree.ErrConflict)
 	}
 	attr, user := splitAttr(&a)
 	v, err := o.store.SetFile(ctx, o.bucket, o.key(key), id, attr, user, o.op(ctx))

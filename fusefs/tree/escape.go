@@ -73,15 +73,22 @@ func unescapeName(name string) (segment, error) {
 	case !strings.HasPrefix(name, escapeMark):
 		return segment{name: name}, nil
 	case strings.HasPrefix(name, escapeAny):
-		s, err := unpercent(name[len(escapeAny):])
-		return segment{name: s}, err
+		return canonical(name, name[len(escapeAny):], false)
 	case strings.HasPrefix(name, escapeFile):
-		s, err := unpercent(name[len(escapeFile):])
-		return segment{name: s, file: true}, err
+		return canonical(name, name[len(escapeFile):], true)
 	case strings.HasPrefix(name, escapeLong):
 		return unescapeLong(name[len(escapeLong):])
 	}
 	return segment{}, ErrInvalid
+}
+
+// canonical decodes text and refuses it where escapeName gives its segment another name: one key has one name.
+func canonical(name, text string, file bool) (segment, error) {
+	s, err := unpercent(text)
+	if err == nil && escapeName(s, file) != name {
+		err = ErrInvalid
+	}
+	return segment{name: s, file: file}, err
 }
 
 func unescapeLong(s string) (segment, error) {

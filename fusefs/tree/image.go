@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,8 @@ type image struct {
 	gen   uint64
 	open  *slab
 	slabs []*slab
+	// closed is set when the last handle is gone: nothing is stored any more.
+	closed bool
 	// pinned is what a commit in progress names.
 	pinned extents
 	// base is the version that base extents refer to; src reads it, nil until something does.
@@ -393,14 +396,32 @@ func (m *image) pin(ctx context.Context) error {
 	return src.release()
 }
 
-// close gives everything back: it is called once, when the last handle is gone.
-func (m *image) close() (src *source, up Upload, key string) {
+// close gives everything back: it is called once, when the last handle is gone. What is on its way into the store is
+// waited for in the background, because only then it is known what there is to abort.
+func (m *image) close() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.ext = nil
+	m.closed = true
+	m.ext, m.pinned = nil, nil
 	m.sweepLocked()
-	src, m.src = m.src, nil
-	return src, m.upload, m.uploadKey
+	sending := slices.Clone(m.slabs)
+	src := m.src
+	m.src = nil
+	m.mu.Unlock()
+	if len(sending) == 0 {
+		m.tree.discard(src, m.upload, m.uploadKey)
+		return
+	}
+	m.tree.workers.Add(1)
+	go func() {
+		defer m.tree.workers.Done()
+		for _, s := range sending {
+			<-s.done
+		}
+		m.mu.Lock()
+		up, key := m.upload, m.uploadKey
+		m.mu.Unlock()
+		m.tree.discard(src, up, key)
+	}()
 }
 
 // absentNext says whether the first publish of a renamed file wants a free name.

@@ -107,6 +107,7 @@ func (t *table) add(parent *node, name string, dir bool, ino uint64) *node {
 	}
 	t.byID[n.id] = n
 	parent.children[childName{name, dir}] = n
+	parent.missed = childName{}
 	return n
 }
 
@@ -124,6 +125,7 @@ func (t *table) move(n, parent *node, name string) {
 	n.parent, n.name = parent, name
 	if !n.detached {
 		parent.children[childName{name, n.dir}] = n
+		parent.missed = childName{}
 	}
 	t.drop(old)
 }

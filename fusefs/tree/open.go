@@ -87,8 +87,7 @@ func (t *Tree) leaveImage(ctx context.Context, n *node, writer bool) error {
 	}
 	t.drop(n)
 	t.mu.Unlock()
-	src, up, key := m.close()
-	t.discard(src, up, key)
+	m.close()
 	return err
 }
 
@@ -196,7 +195,7 @@ func (t *Tree) Create(ctx context.Context, parent uint64, name string, mode, uid
 func (t *Tree) existing(ctx context.Context, dir *node, name string, seg segment) (*node, error) {
 	t.mu.Lock()
 	missed := dir.missed == childName{seg.name, false} && time.Since(dir.missedAt) < missTrusted && !seg.file &&
-		dir.children[dir.missed] == nil
+		dir.children[dir.missed] == nil && dir.children[childName{seg.name, true}] == nil
 	t.mu.Unlock()
 	if missed {
 		return nil, nil

@@ -79,6 +79,12 @@ func (m *image) storePart(s *slab) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	m.mu.Lock()
+	closed := m.closed
+	m.mu.Unlock()
+	if closed {
+		return ErrStale // nobody wants it any more
+	}
 	up, key, err := m.begin(ctx)
 	if err != nil {
 		return err
