@@ -103,7 +103,7 @@ func (p *Peer) openCore(ctx context.Context) (_ *core, err error) {
 func (p *Peer) openHost(ctx context.Context, c *core, first bool) (*raft.Host, error) {
 	machines := map[raft.GroupID]raft.Machine{rootGroup: root.New(), tabletGroup: tablet.New()}
 	config := raft.Config{
-		FS: p.seams.FS, StateDir: path.Join(p.config.Dir, "state"), Cluster: p.cluster, Log: p.log,
+		FS: p.seams.FS, StateDir: path.Join(p.config.Dir, "state"), Cluster: p.cluster, Log: p.log, SegmentSize: p.seams.LogSegment,
 		Machines: func(id raft.GroupID) raft.Machine { return machines[id] },
 	}
 	for _, s := range p.slots {
@@ -163,7 +163,7 @@ func (c *core) startWorkers() error {
 	)
 }
 
-// makeHome makes the bucket that `up --mount` shows, in a cluster that has none at all.
+// makeHome makes the bucket that `up --mount` shows.
 func (c *core) makeHome(ctx context.Context) error {
 	name := c.peer.config.HomeBucket
 	if name == "" {

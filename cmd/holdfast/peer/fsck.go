@@ -133,10 +133,14 @@ func (f *fsck) walk(ctx context.Context) error {
 	group, inner := errgroup.WithContext(ctx)
 	group.SetLimit(deepParallel)
 	err := f.core.objects.Survey(inner, func(n multipart.Named) error {
-		if n.Err != nil {
+		waits := n.At.Freed != nil || n.At.Row != nil // to be deleted: its chunks may be gone already
+		switch {
+		case n.Err != nil && waits:
+			return nil
+		case n.Err != nil:
 			return f.unreadable(n)
 		}
-		if f.first(n) {
+		if f.first(n.Chunk, waits) {
 			group.Go(func() error { return f.judge(inner, n) })
 		}
 		return f.tell()
@@ -165,23 +169,22 @@ func (f *fsck) count(at metadata.Surveyed) error {
 	return nil
 }
 
-// first marks a chunk as named and tells whether it is to be judged: once, and not for a freed row, whose shards may
-// be gone already.
-func (f *fsck) first(n multipart.Named) bool {
+// first marks a chunk as named and tells whether it is to be judged: once, and not when it only waits to be deleted.
+func (f *fsck) first(c chunkstore.Chunk, waits bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	h := f.held[n.Chunk.ID]
+	h := f.held[c.ID]
 	if h == nil {
 		h = &holding{}
-		f.held[n.Chunk.ID] = h
+		f.held[c.ID] = h
 	}
 	h.named = true
-	if h.judged || n.At.Freed != nil {
+	if h.judged || waits {
 		return false
 	}
 	h.judged = true
 	f.report.Chunks++
-	f.report.Bytes += int64(n.Chunk.Size)
+	f.report.Bytes += int64(c.Size)
 	return true
 }
 

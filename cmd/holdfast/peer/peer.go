@@ -69,7 +69,7 @@ type Config struct {
 	Memory int64
 	// RootKey, when not nil, becomes the root access key.
 	RootKey *Credentials
-	// HomeBucket is made on the first start when not empty, and whenever the cluster has no bucket at all.
+	// HomeBucket, when not empty, is made when the peer becomes ready and there is no such bucket.
 	HomeBucket string
 	// Version is the program's, for status.
 	Version string
@@ -80,6 +80,8 @@ type Seams struct {
 	FS  vfs.FS
 	Now func() time.Time
 	Log *slog.Logger
+	// LogSegment is the length of the log's segments in bytes; zero means the log's own default.
+	LogSegment int64
 }
 
 // Peer is a running holdfast process. Close stops it.
@@ -107,7 +109,6 @@ type Peer struct {
 
 	mu      sync.Mutex
 	reasons []string // why there is no core
-	served  error    // of the HTTP server, when it ended by itself
 }
 
 // Start locks the data directory, listens, finds the drives, makes a new cluster when this is a first start, and
