@@ -15,6 +15,9 @@ type Named struct {
 	Index bool // it holds a part of a manifest
 	// At is where the name stands: exactly one of its pointers Version, Part, Freed, Stage and Row is set.
 	At metadata.Surveyed
+	// Err, when not nil, says why the manifest at this place cannot be read; Chunk is then zero. Its chunks are not
+	// reported, so a caller must not take the ones that are missing for orphans.
+	Err error
 }
 
 // Survey walks all names and reports every chunk that one of them leads to: versions, parts, freed rows that wait for
@@ -51,8 +54,11 @@ func manifestsAt(at metadata.Surveyed) [][]byte {
 
 func (s *Store) surveyManifest(ctx context.Context, manifest []byte, at metadata.Surveyed, fn func(Named) error) error {
 	t, err := s.treeOf(ctx, [][]byte{manifest})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if err != nil {
-		return err
+		return fn(Named{At: at, Err: err})
 	}
 	for _, c := range t.data {
 		if err := fn(Named{Chunk: c, At: at}); err != nil {
