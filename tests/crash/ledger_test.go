@@ -15,9 +15,12 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
-
-	"github.com/holdfast/holdfast/tests/testkit"
 )
+
+// gateway is whatever serves S3: the running binary, or a peer in this process.
+type gateway interface {
+	S3(change ...func(*s3.Options)) *s3.Client
+}
 
 // ledger remembers what the server acknowledged. A body follows from its key alone, so that the ledger stays small.
 type ledger struct {
@@ -51,7 +54,7 @@ func body(key string) []byte {
 
 // load writes, reads and deletes until ctx ends; every acknowledged change stands in the ledger. It returns the number
 // of acknowledged writes.
-func (l *ledger) load(ctx context.Context, s *testkit.Server, writers int) (acked int64) {
+func (l *ledger) load(ctx context.Context, s gateway, writers int) (acked int64) {
 	var count atomic.Int64
 	var done sync.WaitGroup
 	for w := range writers {
@@ -147,7 +150,7 @@ func (l *ledger) keys() []string {
 }
 
 // audit reads everything back: acknowledged objects are bit-exact, deleted ones are absent, the rest is whole or absent.
-func (l *ledger) audit(s *testkit.Server) {
+func (l *ledger) audit(s gateway) {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
