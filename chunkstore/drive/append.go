@@ -24,7 +24,7 @@ func (d *Drive) appendPut(s *stream, p *put, page []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := f.reserve(p.length); err != nil {
+	if err := d.reserveSpace(f, p.length); err != nil {
 		if !isNoSpace(err) {
 			d.kill(s, err)
 		}

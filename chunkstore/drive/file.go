@@ -144,15 +144,16 @@ func (d *Drive) write(f *chunkFile, buffers [][]byte, off int64) error {
 	return err
 }
 
-// reserve makes sure that [end, end+length) has space.
-func (f *chunkFile) reserve(length int64) error {
+// reserveSpace makes sure that [end, end+length) has space.
+func (d *Drive) reserveSpace(f *chunkFile, length int64) error {
 	need := f.end + length
 	if need <= f.allocated {
 		return nil
 	}
 	from := max(f.allocated, f.end)
-	if err := f.writer.Allocate(from, need-from+ahead); err == nil {
-		f.allocated = need + ahead
+	room := max(0, min(ahead, d.fileSize-need))
+	if err := f.writer.Allocate(from, need-from+room); err == nil {
+		f.allocated = need + room
 		return nil
 	} else if !isNoSpace(err) {
 		return err
@@ -195,7 +196,7 @@ func (d *Drive) writeIndex(f *chunkFile) error {
 	b := vfs.Aligned(int(indexSize(len(f.entries))))
 	d.seal.putIndex(b, index{volume: f.header.volume, shard: f.header.shard, file: f.header.file, offset: f.end,
 		from: f.from, entries: f.entries})
-	if err := f.reserve(int64(len(b))); err != nil {
+	if err := d.reserveSpace(f, int64(len(b))); err != nil {
 		return err
 	}
 	f.dirty = true
