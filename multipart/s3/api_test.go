@@ -508,6 +508,9 @@ func (k *kit) talk(raw string) (status int, body string, closed bool) {
 		return 0, err.Error(), true
 	}
 	defer res.Body.Close()
+	if res.StatusCode == http.StatusContinue {
+		return res.StatusCode, "", false
+	}
 	data, err := io.ReadAll(res.Body)
 	if err != nil {
 		return res.StatusCode, err.Error(), true

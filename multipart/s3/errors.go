@@ -129,10 +129,12 @@ var sentinels = []struct {
 	{metadata.ErrTooLarge, Code("EntityTooLarge")},
 	{metadata.ErrSessionFenced, Code("SlowDown")},
 	{metadata.ErrUnavailable, Code("SlowDown")},
+	{metadata.ErrBadRename, Code("InvalidRequest")},
 
 	{multipart.ErrIncompleteBody, Code("IncompleteBody")},
 	{multipart.ErrLongBody, Code("IncompleteBody")},
 	{multipart.ErrSpan, Code("InvalidRange")},
+	{multipart.ErrManifest, Code("InternalError")},
 	{multipart.ErrPartNumber, Code("InvalidArgument").because("Part number must be an integer between 1 and 10000, inclusive.")},
 
 	// Lost and damaged bytes are the server's fault and are never called missing.
@@ -141,6 +143,8 @@ var sentinels = []struct {
 	{chunkstore.ErrNotFound, Code("InternalError")},
 	{chunkstore.ErrDeleted, Code("InternalError")},
 	{chunkstore.ErrDriveExists, Code("InternalError")},
+	{chunkstore.ErrBadSpan, Code("InternalError")},
+	{chunkstore.ErrBodyLength, Code("IncompleteBody")},
 	{chunkstore.ErrFull, Code("StorageFull")},
 	{chunkstore.ErrSlowDown, Code("SlowDown")},
 	{chunkstore.ErrStaleVolume, Code("SlowDown")},
