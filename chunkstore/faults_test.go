@@ -84,7 +84,7 @@ func TestWritesGoAroundFailingDrives(t *testing.T) {
 						d.SetFull(true)
 					}
 				}
-				body := storetest.Body(uint64(n), 2*chunkstore.MaxChunk+100)
+				body := storetest.Body(uint64(n), chunkstore.MaxChunk+100_000)
 				w, err := k.Store.Write(t.Context(), bytes.NewReader(body), chunkstore.WriteOptions{Size: -1})
 				if n > 6 {
 					if !errors.Is(err, chunkstore.ErrSlowDown) {

@@ -55,13 +55,13 @@ func (m *member) putSuspect(now time.Time) bool {
 	return m.hungPuts >= maxHung && hung > briefly || m.hungPuts > 0 && hung > hungFor || now.Before(m.noPuts) || now.Before(m.slowPuts)
 }
 
-// usable says that the drive is up and fails nothing, though it may be slow. Where all drives are slow it is the load,
+// usable says that the drive is up and neither fails nor hangs, though it may be slow. Where all drives are slow it is the load,
 // and writes use them as they are.
 func (m *member) usable(now time.Time) bool {
 	m.mu.Lock()
-	failed := now.Before(m.noPuts)
+	out := now.Before(m.noPuts) || m.hungPuts > 0 && now.Sub(m.hungSince) > hungFor
 	m.mu.Unlock()
-	if failed {
+	if out {
 		return false
 	}
 	status := m.drive.Status()

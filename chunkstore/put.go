@@ -13,7 +13,7 @@ import (
 
 const (
 	// maxTries is how many volumes a chunk is offered to. Each failure takes at least one drive out of the next choice.
-	maxTries = 5
+	maxTries = 8
 	// patience is how long a chunk waits for drives without which it cannot be acknowledged, when all are slow alike.
 	patience = 15 * time.Second
 	// headerSpace is what a shard takes in a chunk file beside its payload.

@@ -60,7 +60,6 @@ type deviceKey struct {
 	device uint64
 }
 
-// Device returns a comparable name of the device that d lies on, for Tolerates.
 func (d Drive) domains() domains {
 	return domains{d.Zone, [2]string{d.Zone, d.Rack}, d.Peer, deviceKey{d.Peer, d.Device}}
 }
@@ -208,12 +207,11 @@ func Tolerates[D comparable](domains [Width]D, durable uint16) int {
 		return -1
 	}
 	slices.SortFunc(counts, func(a, b int) int { return b - a })
-	for losses, n := range counts {
-		if left -= n; left < Data {
-			return losses
-		}
+	losses := 0
+	for left -= counts[0]; left >= Data; left -= counts[losses] {
+		losses++
 	}
-	return len(counts)
+	return losses
 }
 
 // Acknowledge is the ack rule: a chunk may be acknowledged when the durable shards, less those on the two drives that
