@@ -98,6 +98,9 @@ type Config struct {
 	// WriteBuffer and BlockCache are those of kv.Config.
 	WriteBuffer int
 	BlockCache  int
+
+	// closeCheckpointMin is the constant of that name, unless a test sets it.
+	closeCheckpointMin int64
 }
 
 // Defaults of Config.
@@ -149,6 +152,9 @@ func (c *Config) complete() error {
 	}
 	if c.SegmentSize < minSegment {
 		c.SegmentSize = minSegment
+	}
+	if c.closeCheckpointMin == 0 {
+		c.closeCheckpointMin = closeCheckpointMin
 	}
 	if c.CheckpointBytes == 0 {
 		c.CheckpointBytes = defaultCheckpoint

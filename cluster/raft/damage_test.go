@@ -16,6 +16,7 @@ func smallLog(t *testing.T) (*bench, *vfs.Memory, []string, []Mirror) {
 	t.Helper()
 	f := vfs.NewMemory(1)
 	b := newBench(t, f, 12)
+	b.config.closeCheckpointMin = 1 << 40
 	h := b.bootstrap(t)
 	var want []string
 	for i := range 4 {
@@ -322,7 +323,7 @@ func TestStateThatDoesNotMatchIsRebuilt(t *testing.T) {
 	b, f, want, _ := smallLog(t)
 	other := newBench(t, vfs.NewMemory(2), 12)
 	h := other.bootstrap(t)
-	for i := range 6 {
+	for i := range 2 {
 		propose(t, h, 1, fmt.Sprintf("another %d", i))
 	}
 	closeHost(t, h)
@@ -350,6 +351,22 @@ func TestStateThatDoesNotMatchIsRebuilt(t *testing.T) {
 	h = b.open(t)
 	wantItems(t, h, 1, want)
 	closeHost(t, h)
+}
+
+// TestAStateAheadOfTheLogIsAnError cuts the end of the log on all mirrors, the empty last frame too. The log alone looks
+// whole then; the state knows better.
+func TestAStateAheadOfTheLogIsAnError(t *testing.T) {
+	b, f, _, members := smallLog(t)
+	name, length := used(t, b, f, members[0].Dir)
+	for _, m := range members {
+		err := f.Corrupt(strings.Replace(name, members[0].Dir, m.Dir, 1), length-4*sector, func(p []byte) { clear(p[:4*sector]) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Open(testContext(t), b.config); !errors.Is(err, ErrLogDamaged) {
+		t.Fatalf("open of a log that ends before its state: %v", err)
+	}
 }
 
 // TestABrokenStateIsRebuiltUnderLoad breaks the state DB while commands and reads go on; none of them may fail.

@@ -400,7 +400,7 @@ func (c *core) closeCheckpoint() {
 		return
 	}
 	size, err := c.db.Size(kv.Span{})
-	if err != nil || size > closeCheckpointMax || c.log.bytes-c.keptBytes < closeCheckpointMin {
+	if err != nil || size > closeCheckpointMax || c.log.bytes-c.keptBytes < c.host.config.closeCheckpointMin {
 		return
 	}
 	point := c.point()

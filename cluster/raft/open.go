@@ -194,6 +194,9 @@ func (o *opened) read(keep map[GroupID]uint64) error {
 	if c.newest.newer(l.set) {
 		return fmt.Errorf("%w: the log knows mirror set %d, the drives only %d", ErrLogLost, c.newest.epoch, l.set.epoch)
 	}
+	if n := len(usable); n > 0 && usable[n-1].seq > l.last {
+		return fmt.Errorf("%w: checkpoint %d covers frame %d and the log ends with %d", ErrLogDamaged, usable[n-1].number, usable[n-1].seq, l.last)
+	}
 	o.heads, o.groups = usable, o.groups[:0]
 	for _, g := range c.groups {
 		o.groups = append(o.groups, g)
