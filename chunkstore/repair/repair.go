@@ -69,6 +69,8 @@ type Worker struct {
 	seen    map[cluster.DriveID]chunkstore.Drive // drives that were up at the last pass
 	volumes map[chunkstore.VolumeID]*known
 	resting time.Duration // pause owed for work done
+	failed  int           // shards of this pass that could not be restored, and why the last of them
+	failure error
 }
 
 // known is what the last survey of a volume found, so that a quiet volume is not listed again.
@@ -135,6 +137,7 @@ func (w *Worker) Run(ctx context.Context) error {
 func (w *Worker) RunOnce(ctx context.Context) (Progress, error) {
 	w.run.Lock()
 	defer w.run.Unlock()
+	w.failed, w.failure = 0, nil
 	rows, err := w.observe(ctx)
 	if err != nil {
 		return w.Progress(), err
@@ -153,13 +156,16 @@ func (w *Worker) RunOnce(ctx context.Context) (Progress, error) {
 			return w.Progress(), err
 		}
 	}
+	if w.failed > 0 {
+		w.config.Log.Warn("shards could not be restored; the next pass tries again", "shards", w.failed, "err", w.failure)
+	}
 	err = w.count(ctx)
 	return w.Progress(), err
 }
 
 // restored notes the outcome of one Store.Restore and pauses as the share asks. It returns an error only when ctx has
 // ended.
-func (w *Worker) restored(ctx context.Context, c chunkstore.Chunk, shard, losses int, begun time.Time, err error) error {
+func (w *Worker) restored(ctx context.Context, losses int, begun time.Time, err error) error {
 	w.mu.Lock()
 	if err == nil {
 		w.progress.Restored++
@@ -171,7 +177,8 @@ func (w *Worker) restored(ctx context.Context, c chunkstore.Chunk, shard, losses
 		return ctx.Err()
 	}
 	if err != nil && !errors.Is(err, chunkstore.ErrDeleted) {
-		w.config.Log.Info("shard is not restored yet", "chunk", c.ID.String(), "volume", c.Volume, "shard", shard, "err", err)
+		w.failed++
+		w.failure = err // it names shard, chunk and drive
 	}
 	if losses < 1 {
 		return nil // one more loss would lose it, or it cannot be read: no pause before the next

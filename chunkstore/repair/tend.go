@@ -26,7 +26,7 @@ func (w *Worker) settle(ctx context.Context, t task) error {
 		if err == nil || errors.Is(err, chunkstore.ErrDeleted) {
 			left &^= 1 << i
 		}
-		if err := w.restored(ctx, c, i, t.losses, begun, err); err != nil {
+		if err := w.restored(ctx, t.losses, begun, err); err != nil {
 			return err
 		}
 	}
@@ -114,7 +114,7 @@ func (w *Worker) fill(ctx context.Context, v chunkstore.Volume, k *known, held [
 				missing &^= 1 << i
 				h.slots |= 1 << i
 			}
-			if err := w.restored(ctx, h.chunk, i, losses(v, h.slots), begun, err); err != nil {
+			if err := w.restored(ctx, losses(v, h.slots), begun, err); err != nil {
 				return false, err
 			}
 		}
@@ -184,7 +184,7 @@ func (w *Worker) copySlot(ctx context.Context, v chunkstore.Volume, slot int, he
 	for _, h := range held {
 		begun := time.Now()
 		err := w.config.Store.Restore(ctx, h.chunk, slot, v, v.Home[slot])
-		if err := w.restored(ctx, h.chunk, slot, losses(v, h.slots), begun, err); err != nil {
+		if err := w.restored(ctx, losses(v, h.slots), begun, err); err != nil {
 			return false, err
 		}
 		switch {
