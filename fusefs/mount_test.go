@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -272,20 +273,20 @@ func TestReadOnlyMountRefusesChanges(t *testing.T) {
 
 func TestErrorsReachPrograms(t *testing.T) {
 	s := serve(t, fusefs.Config{})
-	fired := false
+	var fired atomic.Bool
 	for _, c := range []struct {
 		err  error
 		says string
 	}{{tree.ErrNoSpace, "No space left"}, {tree.ErrQuota, "quota"}, {tree.ErrAccess, "Permission denied"}, {tree.ErrIO, "Input/output"}} {
 		s.m.Fail(func(op, _ string) error {
 			if op == "Publish" {
-				fired = true
+				fired.Store(true)
 				return c.err
 			}
 			return nil
 		})
 		out, err := s.try("dd if=/dev/zero of=f bs=1k count=1 2>&1")
-		if err == nil || !strings.Contains(out, c.says) || !fired {
+		if err == nil || !strings.Contains(out, c.says) || !fired.Load() {
 			t.Errorf("dd says %q (%v), want %q", out, err, c.says)
 		}
 	}

@@ -39,8 +39,7 @@ func (t *Tree) publish(ctx context.Context, n *node) error {
 		case err == nil && !published:
 			return nil
 		case err == nil:
-			t.published(n, snap, info)
-			return nil
+			return t.published(ctx, n, snap, info)
 		case errors.Is(err, ErrExists) && snap.file.Cond.Absent && !m.exclusive:
 			m.claim()
 		case errors.Is(err, ErrConflict) && snap.file.Cond.Base != "":
@@ -76,8 +75,9 @@ func (t *Tree) publishSnapshot(ctx context.Context, n *node, snap snapshot) (Inf
 	return info, true, nil
 }
 
-// published makes the new version the base of the image and gives the slabs back.
-func (t *Tree) published(n *node, snap snapshot, info Info) {
+// published makes the new version the base of the image and gives the slabs back. The publish forgot the stage under the
+// same key; one that is still under a former name is forgotten here.
+func (t *Tree) published(ctx context.Context, n *node, snap snapshot, info Info) error {
 	m := n.img
 	t.mu.Lock()
 	n.info = info
@@ -88,9 +88,14 @@ func (t *Tree) published(n *node, snap snapshot, info Info) {
 	}
 	t.mu.Unlock()
 	m.mu.Lock()
+	staged := m.stageKey
 	src, up, key := m.rebaseLocked(snap, info)
 	m.mu.Unlock()
 	t.discard(src, up, key)
+	if staged == "" || staged == info.Key {
+		return nil
+	}
+	return wrap("forget sync of", staged, t.objects.Discard(ctx, staged, n.ino))
 }
 
 // adoptLocked gives a file that was replaced elsewhere its name back after it replaced that in turn.

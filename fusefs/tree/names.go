@@ -301,11 +301,26 @@ func (t *Tree) renameFile(ctx context.Context, n, from, to, old *node, name stri
 		if err := t.forgetStage(ctx, old); err != nil {
 			return err
 		}
+		if err := t.publishFirst(ctx, n, old); err != nil {
+			return err
+		}
 	}
 	if err := t.moveFile(ctx, n, from, to, old, name, noReplace); err != nil {
 		return err
 	}
 	return t.restage(ctx, n)
+}
+
+// publishFirst publishes a file that exists only here before it replaces one that exists for all: otherwise the target's
+// old content would be under its name until the file is closed, and come back if it is renamed again before.
+func (t *Tree) publishFirst(ctx context.Context, n, old *node) error {
+	t.mu.Lock()
+	needed := n.info.Version == "" && old.info.Version != ""
+	t.mu.Unlock()
+	if !needed {
+		return nil
+	}
+	return t.publish(ctx, n)
 }
 
 func (t *Tree) moveFile(ctx context.Context, n, from, to, old *node, name string, noReplace bool) error {
@@ -352,6 +367,23 @@ func (t *Tree) moveFile(ctx context.Context, n, from, to, old *node, name string
 
 func (t *Tree) renameDir(ctx context.Context, n, from, to, old *node, name string) error {
 	defer lockBoth(n, old)()
+	open := t.openBelow(n)
+	if err := t.moveDir(ctx, n, from, to, old, name, open); err != nil {
+		return err
+	}
+	// What is synced and not published goes to the new names too.
+	for _, f := range open {
+		f.commit.Lock()
+		err := t.restage(ctx, f)
+		f.commit.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *Tree) moveDir(ctx context.Context, n, from, to, old *node, name string, open []*node) error {
 	t.moves.Lock() // no commit below may compute its key before and use it after
 	defer t.moves.Unlock()
 	t.mu.Lock()
@@ -375,7 +407,6 @@ func (t *Tree) renameDir(ctx context.Context, n, from, to, old *node, name strin
 	case len(target) > maxKey:
 		return ErrNameTooLong
 	}
-	open := t.openBelow(n)
 	for _, f := range open {
 		if err := t.pin(ctx, f); err != nil {
 			return err
@@ -399,13 +430,13 @@ func (t *Tree) renameDir(ctx context.Context, n, from, to, old *node, name strin
 	return err
 }
 
-// openBelow is every file below a directory that is open and published.
+// openBelow is every open file below a directory.
 func (t *Tree) openBelow(dir *node) []*node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var out []*node
 	for _, n := range t.byID {
-		if n.img == nil || n.info.Version == "" || n.unlinked {
+		if n.img == nil || n.unlinked {
 			continue
 		}
 		for at := n.parent; at != nil; at = at.parent {
@@ -420,7 +451,12 @@ func (t *Tree) openBelow(dir *node) []*node {
 // follow gives open files the versions that they have under their new names.
 func (t *Tree) follow(ctx context.Context, open []*node) error {
 	for _, n := range open {
-		key := t.keyOf(n)
+		t.mu.Lock()
+		key, version := n.key(), n.info.Version
+		t.mu.Unlock()
+		if version == "" {
+			continue // not published yet
+		}
 		info, err := t.objects.Stat(ctx, key)
 		if errors.Is(err, ErrNotExist) {
 			continue // removed elsewhere meanwhile: its next publish makes it again
