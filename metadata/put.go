@@ -42,6 +42,9 @@ func (c *Catalog) Put(ctx context.Context, p Put) (Version, error) {
 	return stored, nil
 }
 
+// errPartsOfAnother says that a Put names part rows that are not its base's: they belong to another version.
+var errPartsOfAnother = errors.New("put: the part rows belong to another version")
+
 func (p Put) validate() error {
 	if err := checkKey(p.Version.Key); err != nil {
 		return err
@@ -86,6 +89,9 @@ func (e *evaluation) put(p Put) (*record.Version, *record.Body, error) {
 	keeps, err := e.inherits(p, t, body)
 	if err != nil {
 		return nil, nil, err
+	}
+	if len(body.Parts) > 0 && (keeps == nil || !keeps.rows) {
+		return nil, nil, errPartsOfAnother
 	}
 	if err := e.adopts(p); err != nil {
 		return nil, nil, err

@@ -209,3 +209,22 @@ func TestRmdirSeesEveryKeyBelow(t *testing.T) {
 		t.Fatal("the marker was not there")
 	}
 }
+
+// TestHoldFollowsAPrefixRename holds a file, renames its directory, and replaces it there.
+func TestHoldFollowsAPrefixRename(t *testing.T) {
+	w := newWorld(t)
+	bucket := w.bucket("bucket", Unversioned)
+	session := w.session(time.Hour)
+	v := w.put(bucket, "from/a", "a1")
+	w.must(w.Hold(w.ctx, session, bucket, "from/a", v.ID))
+	w.must(w.RenamePrefix(w.ctx, bucket, "from/", "to/"))
+	w.must(w.RenamePrefix(w.ctx, bucket, "to/", "on/"))
+	w.put(bucket, "on/a", "a2")
+	if got := manifests(w.freedNow()); len(got) != 0 {
+		t.Fatalf("freed %v while held", got)
+	}
+	w.must(w.Release(w.ctx, session, bucket, "from/a", v.ID))
+	if got := manifests(w.freedNow()); len(got) != 1 {
+		t.Fatalf("freed %v", got)
+	}
+}

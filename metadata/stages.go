@@ -216,7 +216,7 @@ func (e *evaluation) keepBeside(t target, p Put) error {
 	if v.Id.Random == p.If.Base.Random {
 		v.Id.Random++
 	}
-	v.Null, v.Lineage = false, v.Id
+	v.Null = false
 	if p.Keeps {
 		v.Shared = true
 		if err := e.shareBase(p); err != nil {

@@ -76,9 +76,6 @@ type inheritance struct {
 // versions; its bytes are freed then, but for what keeps says. A nil body means that v says already where its body is.
 func (e *evaluation) install(t target, v *record.Version, body *record.Body, keeps *inheritance) error {
 	v.Null = t.versioning != VersioningEnabled
-	if v.Lineage == nil {
-		v.Lineage = v.Id
-	}
 	if keeps != nil {
 		v.Lineage = lineage(t.current)
 	}

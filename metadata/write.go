@@ -94,15 +94,17 @@ func (c *Catalog) write(ctx context.Context, op Op, spans []latchSpan, evaluate 
 		return outcome{}, err
 	}
 	defer c.work.Done()
+	held, err := c.latches.acquire(ctx, spans...)
+	if err != nil {
+		return outcome{}, err
+	}
+	// The place among the commands under way comes after the latches: those who wait for a latch must not keep the one
+	// who has it, and who may need several commands, from going on.
 	select {
 	case c.inFlight <- struct{}{}:
 	case <-ctx.Done():
+		c.latches.release(held)
 		return outcome{}, ctx.Err()
-	}
-	held, err := c.latches.acquire(ctx, spans...)
-	if err != nil {
-		<-c.inFlight
-		return outcome{}, err
 	}
 	w := &writing{c: c, ctx: ctx, op: op, release: func() {
 		c.latches.release(held)

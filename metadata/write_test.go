@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast/holdfast/metadata/record"
 	"github.com/holdfast/holdfast/metadata/tablet"
 )
 
@@ -292,56 +291,5 @@ func TestLatchesTakeTurnsWithoutDeadlock(t *testing.T) {
 	ls.release(held)
 	if len(ls.queue) != 0 {
 		t.Fatalf("%d latches are left", len(ls.queue))
-	}
-}
-
-// TestApplyRefusesWhatWasEvaluatedBefore proves the checks of the tablet at apply.
-func TestApplyRefusesWhatWasEvaluatedBefore(t *testing.T) {
-	w := newWorld(t)
-	command := func(term, session, seq uint64) []byte {
-		var p tablet.Plan
-		p.Put(record.Local('!', 1), []byte{byte(seq)})
-		b, err := p.Encode(term, session, seq)
-		w.must(err)
-		return b
-	}
-	apply := func(b []byte) tablet.Answer {
-		result, err := w.tablet.Propose(w.ctx, b)
-		w.must(err)
-		return result.(tablet.Answer)
-	}
-	if a := apply(command(7, 99, 1)); !errors.Is(a.Err, tablet.ErrStaleTerm) {
-		t.Fatalf("other term: %+v", a)
-	}
-	if a := apply(command(1, 99, 1)); a.Err != nil || a.Repeated {
-		t.Fatalf("first: %+v", a)
-	}
-	if a := apply(command(7, 99, 1)); !a.Repeated || a.Result.Seq != 1 {
-		t.Fatalf("again, in another term: %+v", a)
-	}
-	if a := apply(command(1, 99, 1+tablet.Slots)); a.Err != nil {
-		t.Fatalf("next of the slot: %+v", a)
-	}
-	if a := apply(command(1, 99, 1)); !errors.Is(a.Err, tablet.ErrForgotten) {
-		t.Fatalf("forgotten: %+v", a)
-	}
-	var fence tablet.Plan
-	fence.Fence(99)
-	b, err := fence.Encode(1, 98, 1)
-	w.must(err)
-	apply(b)
-	if a := apply(command(1, 99, 3)); !errors.Is(a.Err, tablet.ErrFenced) {
-		t.Fatalf("fenced: %+v", a)
-	}
-	var below tablet.Plan
-	below.FenceBelow(100)
-	b, err = below.Encode(1, 100, 1)
-	w.must(err)
-	apply(b)
-	if a := apply(command(1, 97, 1)); !errors.Is(a.Err, tablet.ErrFenced) {
-		t.Fatalf("below the watermark: %+v", a)
-	}
-	if a := apply(command(1, 100, 2)); a.Err != nil {
-		t.Fatalf("above the watermark: %+v", a)
 	}
 }

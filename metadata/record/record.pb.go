@@ -570,7 +570,7 @@ type Version struct {
 	// A small body stands here; a larger one in family e under the same key and id, and overflow is set.
 	Body     *Body `protobuf:"bytes,14,opt,name=body,proto3" json:"body,omitempty"`
 	Overflow bool  `protobuf:"varint,15,opt,name=overflow,proto3" json:"overflow,omitempty"`
-	// The id of the first version of the chain that inherits chunks (kept spans, renames): holds go by it.
+	// The id of the first version of the chain that inherits chunks (kept spans, renames): holds go by it. Unset: id.
 	Lineage       *ID `protobuf:"bytes,16,opt,name=lineage,proto3" json:"lineage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

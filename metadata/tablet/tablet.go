@@ -187,6 +187,9 @@ func (a applier) moveVersion(e *record.Effect) {
 		a.b.Put(record.VersionRow(record.FamilyBody, e.Bucket, to, e.Id.GetClock(), e.Id.GetRandom()), a.get(body))
 		a.b.Delete(body)
 	}
+	if v.Lineage == nil {
+		v.Lineage = v.Id // the chain began with it
+	}
 	v.Id, v.Null = e.Id, e.Null
 	a.b.Delete(source)
 	a.b.Put(record.KeyRow(record.FamilyCurrent, e.Bucket, to), marshal(&v))
