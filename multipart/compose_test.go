@@ -175,6 +175,9 @@ func (f *file) step(published *[]byte) {
 			}
 			f.reopen(*published)
 		} else {
+			if f.rng.IntN(4) == 0 {
+				f.k.Restart()
+			}
 			f.k.Settle()
 			f.k.WantClean()
 		}
@@ -185,7 +188,7 @@ func (f *file) step(published *[]byte) {
 // bytes. After every settling exactly the chunks that names lead to are on the drives: nothing was freed too early,
 // nothing was forgotten.
 func TestComposedFilesEqualTheirModel(t *testing.T) {
-	for seed := range uint64(24) {
+	for seed := range uint64(16) {
 		versioning := metadata.Versioning(seed % 2)
 		t.Run(fmt.Sprintf("seed %d versioning %d", seed, versioning), func(t *testing.T) {
 			k := newKit(t)

@@ -198,3 +198,26 @@ func TestIntentsAreCommittedWithTheVersion(t *testing.T) {
 		t.Fatalf("%+v, %v", in, err)
 	}
 }
+
+func TestObjectsAndFreedChunksOutliveARestart(t *testing.T) {
+	k := newKit(t)
+	b := k.Bucket("restart", metadata.Unversioned)
+	bodies := k.objects(b)
+	bodies["index"] = k.indexed(b, "index")
+	k.put(b, "gone", storetest.Body(8, 100_000))
+	if _, err := k.Store.Delete(t.Context(), metadata.Delete{Bucket: b, Key: "gone"}); err != nil {
+		t.Fatal(err)
+	}
+	u := k.upload(b, "upload", false)
+	k.part(b, u, 1, storetest.Body(5, 200_000))
+	k.Restart()
+	for key, body := range bodies {
+		k.want(b, key, body)
+	}
+	k.Settle()
+	k.WantClean()
+	if _, err := k.Store.Complete(t.Context(), metadata.Complete{Bucket: b, Key: "upload", Upload: u.ID, Parts: []metadata.CompletePart{{Number: 1}}}); err != nil {
+		t.Fatal(err)
+	}
+	k.want(b, "upload", storetest.Body(5, 200_000))
+}

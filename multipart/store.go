@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -160,8 +161,8 @@ func (s *Store) RenewSession(ctx context.Context, id uint64) error {
 	return s.catalog.RenewSession(ctx, id)
 }
 
-// NextOp numbers the next write of a session. Numbers begin at the time in microseconds, so that they go on upwards when
-// a session outlives this process.
+// NextOp numbers the next write of a session. Numbers begin at the time in microseconds and twelve random bits: they go
+// on upwards when a session outlives this process, and even after the clock was set back none is used twice.
 func (s *Store) NextOp(session uint64) metadata.Op {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,7 +170,7 @@ func (s *Store) NextOp(session uint64) metadata.Op {
 		s.ops = make(map[uint64]uint64)
 	}
 	if s.ops[session] == 0 {
-		s.ops[session] = uint64(s.now().UnixMicro())
+		s.ops[session] = uint64(s.now().UnixMicro())<<12 | rand.Uint64N(1<<12)
 	}
 	s.ops[session]++
 	return metadata.Op{Session: session, Seq: s.ops[session]}

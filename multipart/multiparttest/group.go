@@ -2,52 +2,63 @@ package multiparttest
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
-	"github.com/holdfast/holdfast/cluster/kv"
+	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/raft"
+	"github.com/holdfast/holdfast/cluster/root"
+	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/metadata/tablet"
 )
 
-// group is a raft.Group of one voter that applies what it is given at once, without a log: what a replica does between
-// restarts.
-type group struct {
-	id      raft.GroupID
-	machine raft.Machine
-	db      *kv.DB
+// The groups of a Kit.
+const (
+	rootGroup raft.GroupID = iota + 1
+	tabletGroup
+)
 
-	mu    sync.Mutex // one command after the other
-	index uint64
+const (
+	// mirrors is on how many drives the log is kept, as with one voter.
+	mirrors = 5
+	// segment is small, so that a test's memory is; a command may take an eighth of it.
+	segment = 2 << 20
+)
+
+// hostConfig is a raft host on a file system in memory.
+func hostConfig(fs vfs.FS) raft.Config {
+	c := raft.Config{
+		FS: fs, StateDir: "/state", Cluster: cluster.ClusterID{1}, SegmentSize: segment,
+		Machines: func(id raft.GroupID) raft.Machine {
+			if id == rootGroup {
+				return root.New()
+			}
+			return tablet.New()
+		},
+	}
+	for i := range mirrors {
+		c.Mirrors = append(c.Mirrors, raft.Mirror{Drive: cluster.DriveID{byte(i), 15: 1}, Dir: fmt.Sprintf("/drives/d%d", i)})
+	}
+	return c
+}
+
+// group is a raft group whose commands can be made to fail.
+type group struct {
+	raft.Group
+
+	mu sync.Mutex
 	// fail decides before a command whether it fails without being applied; nil: none does.
 	fail func() error
 }
 
-// firstTerm is the term in which the only voter leads.
-const firstTerm = 1
-
-func (g *group) ID() raft.GroupID { return g.id }
-
 func (g *group) Propose(ctx context.Context, command []byte) (any, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.fail != nil {
-		if err := g.fail(); err != nil {
+	fail := g.fail
+	g.mu.Unlock()
+	if fail != nil {
+		if err := fail(); err != nil {
 			return nil, err
 		}
 	}
-	g.index++
-	b := g.db.NewBatch()
-	result := g.machine.Apply(g.index, firstTerm, command, g.db, b)
-	if err := g.db.Write(b); err != nil {
-		return nil, err
-	}
-	return result, nil
+	return g.Group.Propose(ctx, command)
 }
-
-func (g *group) Barrier(ctx context.Context) (uint64, error) { return firstTerm, ctx.Err() }
-
-func (g *group) State() kv.Reader { return g.db }
-
-func (g *group) Snapshot() (raft.Snapshot, error) { return g.db.Snapshot() }

@@ -4,6 +4,7 @@ package multiparttest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -11,11 +12,9 @@ import (
 
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/chunkstore/storetest"
-	"github.com/holdfast/holdfast/cluster/kv"
-	"github.com/holdfast/holdfast/cluster/root"
+	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/cluster/vfs"
 	"github.com/holdfast/holdfast/metadata"
-	"github.com/holdfast/holdfast/metadata/tablet"
 	"github.com/holdfast/holdfast/multipart"
 )
 
@@ -26,7 +25,11 @@ type Kit struct {
 	Catalog *metadata.Catalog
 	Chunks  *storetest.Kit
 	Clock   *Clock
-	tablet  *group
+
+	fs     *vfs.Memory
+	host   *raft.Host
+	tablet *group
+	change func(*multipart.Config)
 }
 
 // Clock is a clock that only Advance moves.
@@ -55,37 +58,57 @@ const Drives = 12
 // New returns a Kit that ends with the test. change, when not nil, edits the configuration of the Store.
 func New(t testing.TB, change func(*multipart.Config)) *Kit {
 	t.Helper()
-	k := &Kit{T: t, Chunks: storetest.New(t, Drives, nil)}
+	k := &Kit{T: t, Chunks: storetest.New(t, Drives, nil), fs: vfs.NewMemory(1), change: change}
 	k.Clock = &Clock{now: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)}
-	db, err := kv.Open(kv.Config{FS: vfs.NewMemory(1), Dir: "/state"})
+	for _, m := range hostConfig(k.fs).Mirrors {
+		if err := vfs.MkdirAll(k.fs, m.Dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	host, err := raft.Bootstrap(t.Context(), hostConfig(k.fs), rootGroup, tabletGroup)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Errorf("close state: %v", err)
-		}
-	})
-	k.tablet = &group{id: 2, machine: tablet.New(), db: db}
-	k.Catalog, err = metadata.New(t.Context(), metadata.Config{
-		Root: &group{id: 1, machine: root.New(), db: db}, Tablet: k.tablet, Now: k.Clock.Now,
-	})
+	k.start(host)
+	t.Cleanup(k.stop)
+	return k
+}
+
+// Restart closes everything above the drives and opens it again, as a restart of the process does.
+func (k *Kit) Restart() {
+	k.T.Helper()
+	k.stop()
+	k.Chunks.Restart()
+	host, err := raft.Open(k.T.Context(), hostConfig(k.fs))
 	if err != nil {
-		t.Fatal(err)
+		k.T.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := k.Catalog.Close(); err != nil {
-			t.Errorf("close catalog: %v", err)
-		}
-	})
+	k.start(host)
+}
+
+func (k *Kit) start(host *raft.Host) {
+	k.T.Helper()
+	k.host = host
+	k.tablet = &group{Group: host.Group(tabletGroup)}
+	var err error
+	k.Catalog, err = metadata.New(k.T.Context(), metadata.Config{Root: host.Group(rootGroup), Tablet: k.tablet, Now: k.Clock.Now})
+	if err != nil {
+		k.T.Fatal(err)
+	}
 	config := multipart.Config{Catalog: k.Catalog, Chunks: k.Chunks.Store, Now: k.Clock.Now}
-	if change != nil {
-		change(&config)
+	if k.change != nil {
+		k.change(&config)
 	}
 	if k.Store, err = multipart.New(config); err != nil {
-		t.Fatal(err)
+		k.T.Fatal(err)
 	}
-	return k
+}
+
+func (k *Kit) stop() {
+	k.T.Helper()
+	if err := errors.Join(k.Catalog.Close(), k.host.Close()); err != nil {
+		k.T.Errorf("close names: %v", err)
+	}
 }
 
 // FailCommits makes fail decide before each commit of names whether it fails with nothing changed; nil ends that.
