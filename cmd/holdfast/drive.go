@@ -24,7 +24,7 @@ func newDriveLs(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List the drives",
-		Long:  "Lists the drives with state, space and what they hold. Exit code 3 when one is not up.",
+		Long:  "Lists the drives with state, space and what they hold. Below the table stands why one is not up.",
 		Args:  exactArgs(0),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return runDriveLs(cmd.Context(), s, &o) },
 	}
@@ -41,26 +41,23 @@ func runDriveLs(ctx context.Context, s *session, o *lookOptions) error {
 	if err != nil {
 		return err
 	}
-	allUp := true
+	if o.json {
+		return s.printJSON(drives)
+	}
 	t := newTable("DRIVE", "STATE", "USED", "FREE", "SHARDS", "HELD", "DAMAGED", "PATH")
 	for _, d := range drives {
-		allUp = allUp && d.State == "up"
 		t.add(d.Name, d.State, size(d.Total-d.Free), size(d.Free), humanize.Comma(d.Shards), size(d.Bytes), humanize.Comma(d.Damaged), d.Path)
 	}
-	if o.json {
-		err = s.printJSON(drives)
-	} else if err = t.print(s.out); err == nil {
-		for _, d := range drives {
-			if d.Reason == "" {
-				continue
-			}
-			if _, err = fmt.Fprintf(s.out, "%s: %s\n", d.Name, d.Reason); err != nil {
-				break
-			}
+	if err := t.print(s.out); err != nil {
+		return err
+	}
+	for _, d := range drives {
+		if d.Reason == "" {
+			continue
+		}
+		if _, err := fmt.Fprintf(s.out, "%s: %s\n", d.Name, d.Reason); err != nil {
+			return err
 		}
 	}
-	if err == nil && !allUp {
-		err = errUnsound
-	}
-	return err
+	return nil
 }

@@ -14,7 +14,7 @@ const (
 	exitDone        = 0
 	exitError       = 1   // the command did not do what it was asked
 	exitUsage       = 2   // the command line or the configuration is wrong; nothing was done
-	exitUnsound     = 3   // status, drive ls and fsck: something is wrong with what is stored or with a drive
+	exitUnsound     = 3   // status and fsck: something is wrong with what is stored or with a drive; bench: a bar was missed
 	exitUnreachable = 4   // no gateway answers at the endpoint
 	exitRefused     = 5   // the gateway refused the access key
 	exitNotFound    = 6   // the bucket or object does not exist
