@@ -82,7 +82,6 @@ type action struct {
 	null      bool
 	condition int
 	replace   bool
-	span      *multipart.Span
 }
 
 var modelKeys = []string{"a", "a/b", "b", "a//", "é"}
