@@ -260,3 +260,19 @@ func TestHeldVersionsAreNotFreed(t *testing.T) {
 	}
 	w.wantErr(w.Hold(w.ctx, session, bucket, "b", v2.ID), ErrSessionFenced)
 }
+
+// TestPartRowsHaveOneOwner refuses a version that names the part rows of another one.
+func TestPartRowsHaveOneOwner(t *testing.T) {
+	w := newWorld(t)
+	bucket := w.bucket("bucket", Unversioned)
+	v := w.complete(bucket, "f", "p1", "p2")
+	thief := Put{Bucket: bucket, Version: v}
+	thief.Version.Key = "g"
+	if _, err := w.Put(w.ctx, thief); !errors.Is(err, errPartsOfAnother) {
+		t.Fatalf("part rows of another key: %v", err)
+	}
+	thief.Version.Key = "f"
+	if _, err := w.Put(w.ctx, thief); !errors.Is(err, errPartsOfAnother) {
+		t.Fatalf("part rows of the base without Keeps: %v", err)
+	}
+}

@@ -142,7 +142,11 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	db := openDB(t)
+	return newWorldOn(t, openDB(t))
+}
+
+func newWorldOn(t testing.TB, db *kv.DB) *world {
+	t.Helper()
 	w := &world{
 		t: t, ctx: t.Context(), clock: &clock{now: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)},
 		root: newGroup(t, 1, root.New(), db), tablet: newGroup(t, 2, tablet.New(), db),

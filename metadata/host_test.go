@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/kv"
 	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/cluster/root"
 	"github.com/holdfast/holdfast/cluster/vfs"
@@ -211,7 +212,16 @@ func benchCatalog(b *testing.B) (*Catalog, BucketID) {
 func BenchmarkList(b *testing.B) {
 	for _, keys := range []int{10_000, 1_000_000} {
 		b.Run(fmt.Sprint(keys), func(b *testing.B) {
-			w := newWorld(b)
+			db, err := kv.Open(kv.Config{FS: vfs.OS(), Dir: b.TempDir()})
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() {
+				if err := db.Close(); err != nil {
+					b.Error(err)
+				}
+			})
+			w := newWorldOn(b, db)
 			bucket := w.bucket("bucket", Unversioned)
 			var g sync.WaitGroup
 			work := make(chan int, 64)
