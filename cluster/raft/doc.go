@@ -1,5 +1,5 @@
-package raft
-
+// # How it works
+//
 // The picture, with one voter and twelve drives:
 //
 //	callers ── Propose ──► inbox ──► worker ──► RawNode of each group ──► records of all groups
@@ -37,6 +37,7 @@ package raft
 //	                                                                                  acknowledged, or were copied whole: it counts
 //	while a hurt copy is rewritten                 a .tmp file                        it is rewritten again
 //
-// What damage leaves is in recover.go, why a mirror set can be trusted at mirrorSet, the bytes in FORMAT.md.
+// What damage leaves is in recover.go and view.go, why a mirror set can be trusted at mirrorSet, the bytes in FORMAT.md.
 //
 // Lock order: core.checkpointing, mirroredLog.mu, drive.vote, drive.files, drive.io, Host.mu.
+package raft

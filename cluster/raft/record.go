@@ -118,13 +118,11 @@ func frameDigest(header, body []byte) digest {
 // decodeFrame reads the frame at the beginning of data, which stands at a place. It proves the frame by itself, not
 // that it follows another.
 func decodeFrame(data []byte, id cluster.ClusterID, at place) (frame, error) {
-	if len(data) < frameHeader || string(data[:8]) != frameMagic {
+	if !looksLikeFrame(data, id, at) {
 		return frame{}, errFrame
 	}
 	length := int64(binary.LittleEndian.Uint32(data[8:]))
-	if frameHeader+length > int64(len(data)) ||
-		binary.LittleEndian.Uint64(data[24:]) != at.segment || binary.LittleEndian.Uint64(data[32:]) != uint64(at.off) ||
-		!bytes.Equal(data[48:64], id[:]) {
+	if frameHeader+length > int64(len(data)) {
 		return frame{}, errFrame
 	}
 	f := frame{
@@ -138,6 +136,13 @@ func decodeFrame(data []byte, id cluster.ClusterID, at place) (frame, error) {
 		return frame{}, errFrame
 	}
 	return f, nil
+}
+
+// looksLikeFrame tells whether data begins with the header of a frame for this place, true or not.
+func looksLikeFrame(data []byte, id cluster.ClusterID, at place) bool {
+	return len(data) >= frameHeader && string(data[:8]) == frameMagic &&
+		binary.LittleEndian.Uint64(data[24:]) == at.segment && binary.LittleEndian.Uint64(data[32:]) == uint64(at.off) &&
+		bytes.Equal(data[48:64], id[:])
 }
 
 // records calls visit with each record of a frame.

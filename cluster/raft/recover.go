@@ -1,11 +1,9 @@
 package raft
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 
 	"github.com/holdfast/holdfast/cluster"
@@ -27,22 +25,6 @@ import (
 //     That is allowed, since its proposer does not know the outcome.
 //
 // Nothing is written until all of it is read and proved.
-
-// maxSegment bounds what is read of a segment file.
-const maxSegment = 1 << 30
-
-// segmentView is a segment as all members together know it.
-type segmentView struct {
-	head segmentHead
-	// data holds the header and all frames, whole, up to end.
-	data []byte
-	end  int64
-	// last and digest are those of its last frame, or of the frame before the segment when it has none.
-	last   uint64
-	digest digest
-	// hurt are the members whose copy differs before end.
-	hurt []cluster.DriveID
-}
 
 // heads finds the header of each segment on any member, ascending.
 func (l *mirroredLog) heads(members []cluster.DriveID) ([]segmentHead, error) {
@@ -99,69 +81,6 @@ func contiguous(heads []segmentHead) []segmentHead {
 	return heads
 }
 
-// view puts a segment together from the copies of the members.
-func (l *mirroredLog) view(members []cluster.DriveID, head segmentHead) (segmentView, error) {
-	v := segmentView{head: head, last: head.first - 1, digest: head.prev}
-	copies := make([][]byte, len(members))
-	for i, id := range members {
-		d := l.drives[id]
-		data, err := vfs.ReadFile(d.fs, d.segmentPath(head.number), maxSegment)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			l.log.Warn("log segment cannot be read", "drive", d.String(), "segment", head.number, "err", err)
-		}
-		if err == nil {
-			copies[i] = data
-		}
-	}
-	v.data = append(v.data, head.encode(l.cluster)...)
-	v.end = segmentHeader
-	for {
-		f, raw, ok := l.frameAt(copies, head.number, v.end, v.last+1, v.digest)
-		if !ok {
-			break
-		}
-		v.data = append(v.data, raw...)
-		v.data = append(v.data, make([]byte, f.size-int64(len(raw)))...)
-		v.end += f.size
-		v.last, v.digest = f.seq, f.digest
-	}
-	for i, id := range members {
-		if int64(len(copies[i])) < v.end || !bytes.Equal(copies[i][:v.end], v.data) {
-			v.hurt = append(v.hurt, id)
-		}
-	}
-	return v, l.nothingAfter(copies, v)
-}
-
-// frameAt finds the wanted frame on any copy; raw is the frame without its padding.
-func (l *mirroredLog) frameAt(copies [][]byte, segment uint64, off int64, seq uint64, prev digest) (f frame, raw []byte, ok bool) {
-	for _, c := range copies {
-		if off >= int64(len(c)) {
-			continue
-		}
-		f, err := decodeFrame(c[off:], l.cluster, place{segment, off})
-		if err == nil && f.seq == seq && f.prev == prev {
-			return f, c[off : off+frameHeader+int64(len(f.body))], true
-		}
-	}
-	return frame{}, nil, false
-}
-
-// nothingAfter looks for a frame of this log after the end of the view: its presence proves that the frame missing at
-// the end was acknowledged. Frames of the file's earlier use name another segment.
-func (l *mirroredLog) nothingAfter(copies [][]byte, v segmentView) error {
-	for _, c := range copies {
-		for off := v.end; off+frameHeader <= int64(len(c)); off += sector {
-			f, err := decodeFrame(c[off:], l.cluster, place{v.head.number, off})
-			if err == nil && f.seq > v.last {
-				return fmt.Errorf("%w: frame %d at byte %d of segment %d is on no mirror, and frame %d follows it",
-					ErrLogDamaged, v.last+1, v.end, v.head.number, f.seq)
-			}
-		}
-	}
-	return nil
-}
-
 // walk reads the whole log in order. visit gets each record with the number of its frame. The log's position and
 // segments are set when it returns nil; damaged lists the views whose copies need rewriting.
 func (l *mirroredLog) walk(members []cluster.DriveID, visit func(seq uint64, r record) error) (damaged []segmentHead, err error) {
@@ -208,9 +127,14 @@ func (l *mirroredLog) headless(members []cluster.DriveID) (segmentHead, bool) {
 	head := segmentHead{number: l.next.segment + 1, first: l.last + 1, prev: l.digest}
 	for _, id := range members {
 		d := l.drives[id]
-		data, err := vfs.ReadFile(d.fs, d.segmentPath(head.number), maxSegment)
+		start := make([]byte, segmentHeader+frameHeader)
+		if err := readAt(d.fs, d.segmentPath(head.number), start); err != nil ||
+			!looksLikeFrame(start[segmentHeader:], l.cluster, place{head.number, segmentHeader}) {
+			continue
+		}
+		data, err := d.readSegment(head.number)
 		if err != nil {
-			continue // most members have none
+			continue // another member may have it
 		}
 		if _, _, ok := l.frameAt([][]byte{data}, head.number, segmentHeader, head.first, head.prev); ok {
 			return head, true
@@ -246,7 +170,10 @@ func (l *mirroredLog) noLaterSegment(members []cluster.DriveID) error {
 			if n <= l.next.segment {
 				continue
 			}
-			data, err := vfs.ReadFile(d.fs, d.segmentPath(n), maxSegment)
+			if d.agrees(n, nil, l.cluster) {
+				continue // it was prepared and not begun
+			}
+			data, err := d.readSegment(n)
 			if err != nil {
 				continue
 			}
