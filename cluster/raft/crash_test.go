@@ -15,6 +15,7 @@ import (
 // TestPowerLossLosesNothingAcknowledged cuts the power of everything at once under load, 300 times: logs, checkpoints
 // and state are on the same file system. Some runs go through several losses, some take checkpoints meanwhile.
 func TestPowerLossLosesNothingAcknowledged(t *testing.T) {
+	t.Parallel()
 	runs := 300
 	if testing.Short() {
 		runs = 30
@@ -75,6 +76,7 @@ func closeDead(t *testing.T, h *Host) {
 // TestAnyFourDrivesMayBeMissing removes every set of 1 to 4 of 12 drives, and every third time the state too, and
 // opens the rest. Names of drives stand in the log's member list, so all 793 sets differ in what is left.
 func TestAnyFourDrivesMayBeMissing(t *testing.T) {
+	t.Parallel()
 	f := vfs.NewMemory(1)
 	b := newBench(t, f, 12)
 	h := b.bootstrap(t)

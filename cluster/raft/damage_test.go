@@ -49,6 +49,7 @@ func used(t *testing.T, b *bench, f vfs.FS, dir string) (name string, length int
 // TestFlippedBytesAreRepaired flips bytes all over the log on one mirror, or on all mirrors but one, and wants
 // the commands exactly and the log rewritten. The state is removed, so everything comes from the log.
 func TestFlippedBytesAreRepaired(t *testing.T) {
+	t.Parallel()
 	b, f, want, members := smallLog(t)
 	_, length := used(t, b, f, members[0].Dir)
 	const step = 29 // every byte is flipped in TestEveryFlippedByteReadsRight; here the whole host starts
@@ -85,6 +86,7 @@ func TestFlippedBytesAreRepaired(t *testing.T) {
 
 // TestEveryFlippedByteReadsRight flips every byte of the log on one mirror and on all mirrors but one, and reads it.
 func TestEveryFlippedByteReadsRight(t *testing.T) {
+	t.Parallel()
 	b, f, want, members := smallLog(t)
 	name, length := used(t, b, f, members[0].Dir)
 	if err := b.config.complete(); err != nil {
@@ -212,6 +214,7 @@ func TestDifferentDamageOnEachMirrorIsRepaired(t *testing.T) {
 // TestDamagedCheckpointsAreRepaired flips bytes all over the checkpoints of one mirror and of all mirrors but one, with
 // the state gone and the log's beginning too.
 func TestDamagedCheckpointsAreRepaired(t *testing.T) {
+	t.Parallel()
 	f := vfs.NewMemory(1)
 	b := newBench(t, f, 12)
 	b.config.CheckpointBytes = 1 << 40

@@ -227,6 +227,25 @@ func TestProposalsAreAppliedOnceInOrder(t *testing.T) {
 	}
 }
 
+func TestTheLongestCommandPasses(t *testing.T) {
+	b := newBench(t, vfs.NewMemory(1), 12)
+	b.config.SegmentSize, b.config.WriteBuffer = 0, 0
+	h := b.bootstrap(t)
+	longest := strings.Repeat("z", MaxCommand)
+	for i := range 5 { // more than one segment
+		if n := propose(t, h, 1, longest); n != uint64(i) {
+			t.Fatalf("command %d came %d-th", i, n)
+		}
+	}
+	if _, err := h.Group(1).Propose(testContext(t), []byte(longest+"z")); !errors.Is(err, ErrTooLarge) {
+		t.Fatalf("one byte more: %v", err)
+	}
+	closeHost(t, h)
+	h = b.open(t)
+	wantItems(t, h, 1, []string{longest, longest, longest, longest, longest})
+	closeHost(t, h)
+}
+
 // load proposes from several goroutines until it is stopped and remembers what was acknowledged.
 type load struct {
 	mu    sync.Mutex

@@ -21,7 +21,7 @@ type logConfig struct {
 	log  *slog.Logger
 }
 
-// maxFrameBody bounds the records of one append. It is at most a quarter of a segment.
+// maxFrameBody bounds the records of one append, unless one alone is longer. It is at most a quarter of a segment.
 const maxFrameBody = 8 << 20
 
 // patience is how many times longer than slow an append waits when most mirrors are late: then the machine is slow,
