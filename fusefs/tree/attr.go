@@ -223,6 +223,11 @@ func (t *Tree) SetAttr(ctx context.Context, id uint64, c Change) (Stat, error) {
 			return Stat{}, err
 		}
 	}
+	if n.dir && c.Mtime != nil {
+		t.mu.Lock()
+		n.touched = time.Time{} // what was set explicitly counts, until the next change of an entry
+		t.mu.Unlock()
+	}
 	return t.stat(n), nil
 }
 
