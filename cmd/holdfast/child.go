@@ -1,13 +1,12 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/cmd/holdfast/peer"
+	"github.com/holdfast/holdfast/fusefs"
 )
 
 const (
@@ -25,6 +25,12 @@ const (
 	// childFD is the first descriptor after the three standard ones, where exec puts the first extra file.
 	childFD = 3
 )
+
+// noFuseMark begins what a child says when this machine, not the command, is why nothing can be mounted.
+const noFuseMark = "no fuse: "
+
+// errNoFuse is that answer for the parent.
+var errNoFuse = errors.New("this machine offers no mounts")
 
 // notifier tells a parent process once how the start went: a line "ok", or the error.
 type notifier struct {
@@ -46,7 +52,10 @@ func (n *notifier) tell(err error) error {
 	var result error
 	n.once.Do(func() {
 		text := "ok\n"
-		if err != nil {
+		switch {
+		case errors.Is(err, fusefs.ErrNoFuse), errors.Is(err, syscall.EPERM):
+			text = noFuseMark + err.Error() + "\n"
+		case err != nil:
 			text = err.Error() + "\n"
 		}
 		_, writeErr := io.WriteString(n.file, text)
@@ -64,6 +73,8 @@ func await(r *os.File, limit time.Duration) error {
 	switch line := strings.TrimSpace(string(text)); {
 	case line == "ok":
 		return nil
+	case strings.HasPrefix(line, noFuseMark):
+		return fmt.Errorf("%w: %s", errNoFuse, strings.TrimPrefix(line, noFuseMark))
 	case line != "":
 		return errors.New(line)
 	case err != nil:
@@ -76,12 +87,12 @@ func await(r *os.File, limit time.Duration) error {
 const maxNotice = 64 << 10
 
 // daemonize starts this command again in the background and waits until its mount is up.
-func (s *session) daemonize(ctx context.Context, o *mountOptions, source, at string) error {
+func (s *session) daemonize(o *mountOptions, source, at string) error {
 	key, err := s.config.clientKey(o.client.dir)
 	if err != nil {
 		return err
 	}
-	child, ready, err := mountCommand(ctx, o, source, at, key)
+	child, ready, err := mountCommand(o, source, at, key)
 	if err != nil {
 		return err
 	}
@@ -114,17 +125,27 @@ func (r *readiness) wait(limit time.Duration) error {
 
 // mountCommand builds `holdfast mount` for a child. Keys go through its environment, where other users cannot read
 // them as they can a command line.
-func mountCommand(_ context.Context, o *mountOptions, source, at string, key *peer.Credentials) (*exec.Cmd, *readiness, error) {
+func mountCommand(o *mountOptions, source, at string, key *peer.Credentials) (*exec.Cmd, *readiness, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, nil, err
+	}
+	dir, err := filepath.Abs(o.client.dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	ca := o.client.ca
+	if ca != "" {
+		if ca, err = filepath.Abs(ca); err != nil {
+			return nil, nil, err
+		}
 	}
 	read, write, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
 	}
-	args := []string{"mount", fmt.Sprintf("--ready-fd=%d", childFD), "--endpoint=" + o.client.endpoint, "--dir=" + o.client.dir,
-		"--ca=" + o.client.ca, fmt.Sprintf("--read-only=%t", o.readOnly), fmt.Sprintf("--allow-other=%t", o.allowOther),
+	args := []string{"mount", fmt.Sprintf("--ready-fd=%d", childFD), "--endpoint=" + o.client.endpoint, "--dir=" + dir,
+		"--ca=" + ca, fmt.Sprintf("--read-only=%t", o.readOnly), fmt.Sprintf("--allow-other=%t", o.allowOther),
 		"--uid=" + o.uid, "--gid=" + o.gid, "--umask=" + o.umask, "--memory=" + o.memory}
 	for _, option := range o.options {
 		args = append(args, "-o", option)
@@ -147,14 +168,13 @@ type mountChild struct {
 
 // startMount starts the mount of `up` and waits until it is there. The child gets SIGTERM when this process dies, so
 // no mount without a server is left behind.
-func (s *session) startMount(ctx context.Context, p *peer.Peer, serve *serveOptions, at string, log *slog.Logger) (*mountChild, error) {
+func (s *session) startMount(p *peer.Peer, serve *serveOptions, at string) (*mountChild, error) {
 	o := &mountOptions{allowOther: os.Geteuid() == 0}
 	o.client = clientOptions{endpoint: p.Endpoint(), dir: serve.dir, ca: serve.tlsCert}
-	command, ready, err := mountCommand(ctx, o, homeBucket, at, p.RootKey())
+	command, ready, err := mountCommand(o, homeBucket, at, p.RootKey())
 	if err != nil {
 		return nil, err
 	}
-	command.Dir = ""
 	command.Stdout, command.Stderr = s.err, s.err
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	child := &mountChild{at: at, command: command, done: make(chan struct{})}
@@ -173,8 +193,8 @@ func (s *session) startMount(ctx context.Context, p *peer.Peer, serve *serveOpti
 		return nil, errors.Join(fmt.Errorf("start the mount: %w", err), ready.close())
 	}
 	if err := ready.wait(mountDeadline); err != nil {
-		log.Error("mount", "dir", at, "err", err)
-		return nil, errors.Join(fmt.Errorf("mount %s: %w", at, err), child.stop())
+		<-child.done // it ends after it told why
+		return nil, fmt.Errorf("mount: %w", err)
 	}
 	return child, nil
 }

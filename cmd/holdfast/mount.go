@@ -118,15 +118,30 @@ func runMount(ctx context.Context, s *session, o *mountOptions, source, dir stri
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(at); err != nil && !errors.Is(err, syscall.ENOTCONN) {
+	if err := clearDead(ctx, at); err != nil {
+		return err
+	}
+	if _, err := os.Stat(at); err != nil {
 		return fmt.Errorf("mount point: %w", err)
 	}
 	if o.daemon {
-		return s.daemonize(ctx, o, source, at)
+		return s.daemonize(o, source, at)
 	}
 	notify := newNotifier(o.readyFD)
 	err = s.serveMount(ctx, o, source, at, notify)
 	return errors.Join(err, notify.tell(err))
+}
+
+// clearDead takes away a mount of ours whose process died, which would otherwise keep its directory for ever.
+func clearDead(ctx context.Context, at string) error {
+	if _, err := os.Stat(at); !errors.Is(err, syscall.ENOTCONN) {
+		return nil
+	}
+	ours, err := isHoldfastMount(at)
+	if err != nil || !ours {
+		return err
+	}
+	return unmount(ctx, at, true)
 }
 
 // serveMount mounts and serves until ctx ends or somebody unmounts.

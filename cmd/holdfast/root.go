@@ -18,13 +18,17 @@ type streams struct {
 // session is what every command shares: where it writes, and what it was told.
 type session struct {
 	streams
+	self   string // what the program was called as
 	config configuration
 	log    logOptions
 }
 
 // run is the whole program: it returns the exit code. args[0] is the name it was called by.
 func run(ctx context.Context, args []string, io streams, lookup func(string) (string, bool)) int {
-	s := &session{streams: io, config: configuration{lookup: lookup}}
+	s := &session{streams: io, self: "holdfast", config: configuration{lookup: lookup}}
+	if len(args) > 0 {
+		s.self = args[0]
+	}
 	root := newRoot(s)
 	root.SetArgs(commandLine(args))
 	root.SetIn(io.in)

@@ -59,7 +59,7 @@ func runUp(ctx context.Context, s *session, o *upOptions) error {
 	}
 	at := ""
 	if o.mount != "" {
-		if at, err = mountPoint(o.mount); err != nil {
+		if at, err = mountPoint(ctx, o.mount); err != nil {
 			return err
 		}
 		config.HomeBucket = homeBucket
@@ -79,7 +79,10 @@ func (s *session) serveUp(ctx context.Context, p *peer.Peer, o *upOptions, at st
 	var child *mountChild
 	if at != "" {
 		var err error
-		if child, err = s.startMount(ctx, p, &o.serve, at, log); err != nil {
+		switch child, err = s.startMount(p, &o.serve, at); {
+		case errors.Is(err, errNoFuse):
+			log.Warn("serving S3 alone", "err", err)
+		case err != nil:
 			return ignoreStop(ctx, err)
 		}
 	}
@@ -112,6 +115,9 @@ func (s *session) sayUp(p *peer.Peer, o *upOptions, child *mountChild) error {
 	if p.Endpoint() != defaultEndpoint {
 		endpoint = " --endpoint " + p.Endpoint()
 	}
+	if o.serve.tlsCert != "" {
+		endpoint += " --ca " + o.serve.tlsCert
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nholdfast %s is up\n", version)
 	fmt.Fprintf(&b, "  S3       %s   (path style, any region)\n", p.Endpoint())
@@ -124,8 +130,8 @@ func (s *session) sayUp(p *peer.Peer, o *upOptions, child *mountChild) error {
 	if child != nil {
 		fmt.Fprintf(&b, "  cp -a /usr/share/doc %s/\n  ls -l %s/doc\n", child.at, child.at)
 	}
-	fmt.Fprintf(&b, "  holdfast status%s%s\n", endpoint, dir)
-	fmt.Fprintf(&b, "  eval \"$(holdfast creds%s%s)\"\n", endpoint, dir)
+	fmt.Fprintf(&b, "  %s status%s%s\n", s.self, endpoint, dir)
+	fmt.Fprintf(&b, "  eval \"$(%s creds%s%s)\"\n", s.self, endpoint, dir)
 	fmt.Fprintf(&b, "  aws s3 mb s3://photos && aws s3 cp --recursive . s3://photos\n")
 	fmt.Fprintf(&b, "\nCtrl-C stops it.\n")
 	_, err := fmt.Fprint(s.out, b.String())
@@ -133,9 +139,12 @@ func (s *session) sayUp(p *peer.Peer, o *upOptions, child *mountChild) error {
 }
 
 // mountPoint makes the directory when it is missing and returns its absolute path.
-func mountPoint(dir string) (string, error) {
+func mountPoint(ctx context.Context, dir string) (string, error) {
 	at, err := filepath.Abs(dir)
 	if err != nil {
+		return "", err
+	}
+	if err := clearDead(ctx, at); err != nil {
 		return "", err
 	}
 	info, err := os.Stat(at)
