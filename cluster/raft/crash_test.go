@@ -364,6 +364,35 @@ func TestMirrorsMayDieOneAfterAnother(t *testing.T) {
 	closeHost(t, h)
 }
 
+// TestNothingIsAcknowledgedOnMovedDrivesAlone moves directories away between two commands. Writes into the open files
+// still succeed then, so only a look at the path can tell.
+func TestNothingIsAcknowledgedOnMovedDrivesAlone(t *testing.T) {
+	f := vfs.NewMemory(1)
+	b := newBench(t, f, 12)
+	h := b.bootstrap(t)
+	propose(t, h, 1, "before")
+	members := h.Mirrors().Members
+	for _, m := range members[:4] {
+		if err := f.Move(m.Dir, "/away"+m.Drive.String()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	propose(t, h, 1, "on one")
+	if got := h.Mirrors().Members; !slices.Contains(got, members[4]) || slices.Contains(got, members[0]) {
+		t.Fatalf("mirrors after four were moved away: %v", got)
+	}
+	eventually(t, "five mirrors", func() bool { return len(h.Mirrors().Members) == 5 })
+	for _, m := range h.Mirrors().Members {
+		if err := f.Move(m.Dir, "/away"+m.Drive.String()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := h.Group(1).Propose(testContext(t), []byte("on none")); err == nil {
+		t.Fatal("acknowledged on directories that were moved away")
+	}
+	closeDead(t, h)
+}
+
 // TestAHungMirrorIsLeftBehind makes one mirror's writes hang.
 func TestAHungMirrorIsLeftBehind(t *testing.T) {
 	f := vfs.NewMemory(1)

@@ -2,6 +2,7 @@ package raft
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -67,13 +68,21 @@ func TestJudgeNeverMissesASetThatCounted(t *testing.T) {
 		ids[i] = driveID(i)
 	}
 	judged := 0
-	for seed := range uint64(20_000) {
+	for seed := range uint64(30_000) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		papers := map[cluster.DriveID]ballotPaper{}
 		for _, d := range ids {
 			papers[d] = ballotPaper{promised: 1, set: mirrorSet{ballot: 1, epoch: 1, members: ids[:5], electorate: ids, previous: ids}}
 		}
 		counted := papers[ids[0]].set
+		// The first member's id carries the serial number of a set; begun tells which set counted when it was begun.
+		serial, begun := uint64(0), map[uint64]uint64{}
+		number := func(s mirrorSet) uint64 {
+			if len(s.members) != 1 {
+				return 0
+			}
+			return binary.LittleEndian.Uint64(s.members[0][:])
+		}
 		for range 1 + r.IntN(5) { // processes, one after another
 			here := map[cluster.DriveID]ballotPaper{}
 			for _, d := range ids {
@@ -86,7 +95,7 @@ func TestJudgeNeverMissesASetThatCounted(t *testing.T) {
 				continue
 			}
 			judged++
-			if counted.newer(set) {
+			if n := number(set); n != number(counted) && begun[n] != number(counted) {
 				t.Fatalf("seed %d: set %d.%d was judged newest, %d.%d counted", seed, set.ballot, set.epoch, counted.ballot, counted.epoch)
 			}
 			ballot := uint64(0)
@@ -115,9 +124,15 @@ func TestJudgeNeverMissesASetThatCounted(t *testing.T) {
 				if common(electorate, set.electorate) <= spare(len(set.electorate)) || len(electorate) == 0 {
 					break
 				}
+				serial++
+				begun[serial] = number(counted)
+				name := cluster.DriveID{}
+				binary.LittleEndian.PutUint64(name[:], serial)
+				next.members = []cluster.DriveID{name}
 				var took []cluster.DriveID
+				rare := r.IntN(7) // of 6: how few drives hear of this set
 				for _, d := range electorate {
-					if r.IntN(6) > 0 {
+					if r.IntN(6) >= rare {
 						papers[d] = ballotPaper{promised: ballot, set: next}
 						took = append(took, d)
 					}
