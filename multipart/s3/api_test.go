@@ -221,7 +221,12 @@ func TestSubResourcesAnswerAsUnconfigured(t *testing.T) {
 		t.Error("a sub-resource changed the store")
 	}
 	k.do(request{"PUT", "/stub?acl", map[string]string{"X-Amz-Acl": "private"}, nil}).want(t, 200, "")
-	k.do(request{method: "GET", target: "/stub/k?acl"}).want(t, 200, "")
+	acl := k.do(request{method: "GET", target: "/stub/k?acl"}).want(t, 200, "").body
+	k.do(request{"PUT", "/stub/k?acl", nil, []byte(acl)}).want(t, 200, "") // what is so may be said again
+	k.do(request{"PUT", "/stub/k?acl", nil, []byte(strings.Replace(acl, "FULL_CONTROL", "READ", 1))}).want(t, 400, "AccessControlListNotSupported")
+	everyone := `<Grant><Grantee><URI>http://acs.amazonaws.com/groups/global/AllUsers</URI></Grantee><Permission>FULL_CONTROL</Permission></Grant></AccessControlList>`
+	k.do(request{"PUT", "/stub/k?acl", nil, []byte(strings.Replace(acl, "</AccessControlList>", everyone, 1))}).want(t, 400, "AccessControlListNotSupported")
+	k.do(request{"PUT", "/stub?acl", nil, nil}).want(t, 400, "AccessControlListNotSupported")
 	k.do(request{method: "GET", target: "/stub/k?retention"}).want(t, 404, "NoSuchObjectLockConfiguration")
 	k.do(request{method: "GET", target: "/stub?allow-unordered=true&metadata=true&unknown"}).want(t, 200, "") // others' parameters mean nothing
 	head := k.do(request{method: "HEAD", target: "/stub"}).want(t, 200, "")
@@ -558,6 +563,11 @@ func TestExpectContinueIsAnsweredOnlyForGoodRequests(t *testing.T) {
 	if status, _, _ := k.talk(head(r.Header.Get("Authorization"))); status != 100 {
 		t.Errorf("good: %d, want 100", status)
 	}
+	empty := strings.Replace(head(r.Header.Get("Authorization")), "Content-Length: 5", "Content-Length: 0", 1)
+	if status, _, _ := k.talk(empty); status != 100 {
+		t.Errorf("good and empty: %d, want 100", status)
+	}
+	k.do(request{method: "DELETE", target: "/expect/k"}).want(t, 204, "")
 	// The client went away behind the 100: nothing may be visible.
 	if a := k.do(request{method: "GET", target: "/expect/k"}); a.status != 404 {
 		t.Errorf("a body that never came is visible: %d", a.status)

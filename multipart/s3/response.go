@@ -1,7 +1,9 @@
 package s3
 
 import (
+	"maps"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -14,14 +16,30 @@ type response struct {
 	armed   time.Time // when the write deadline was last moved
 	status  int       // 0: nothing is sent yet
 	bytes   int64
+	// expects says that the client sent "Expect: 100-continue" with an empty body, for which net/http sends no 100.
+	expects bool
 }
 
-func newResponse(w http.ResponseWriter) *response {
-	return &response{ResponseWriter: w, control: http.NewResponseController(w), started: time.Now()}
+func newResponse(w http.ResponseWriter, r *http.Request) *response {
+	expects := r.ContentLength == 0 && r.ProtoAtLeast(1, 1) && strings.EqualFold(r.Header.Get("Expect"), "100-continue")
+	return &response{ResponseWriter: w, control: http.NewResponseController(w), started: time.Now(), expects: expects}
+}
+
+// sayContinue sends the 100 that botocore waits for with empty files too: without it, that client takes the final
+// answer for the one to its next request on the connection.
+func (w *response) sayContinue() {
+	header := w.Header()
+	final := maps.Clone(header)
+	clear(header)
+	w.ResponseWriter.WriteHeader(http.StatusContinue)
+	maps.Copy(header, final)
 }
 
 func (w *response) WriteHeader(status int) {
 	if w.status == 0 && status >= 200 {
+		if w.expects {
+			w.sayContinue()
+		}
 		w.status, w.first = status, time.Now()
 		w.arm(w.first)
 	}

@@ -130,7 +130,7 @@ func HTTPServer(addr string, handler http.Handler) *http.Server {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c := &call{server: s, r: r, w: newResponse(w), id: requestID(), op: "Unknown"}
+	c := &call{server: s, r: r, w: newResponse(w, r), id: requestID(), op: "Unknown"}
 	header := c.w.Header()
 	header.Set("Server", "holdfast")
 	header.Set("X-Amz-Request-Id", c.id)

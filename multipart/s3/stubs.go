@@ -100,7 +100,8 @@ func getObjectACL(c *call) error {
 	return getACL(c)
 }
 
-// putACL accepts what is so already and nothing else. A body, a list of grants, is never that.
+// putACL accepts what is so already and nothing else: a canned ACL that says so, or grants of full control to the owner
+// alone, which clients read from a source and write to its copy.
 func putACL(c *call) error {
 	if err := c.checkACL(); err != nil {
 		return err
@@ -109,8 +110,19 @@ func putACL(c *call) error {
 	if err != nil {
 		return err
 	}
-	if len(data) > 0 || c.header("X-Amz-Acl") == "" {
+	var policy xmlapi.PutACL
+	if len(data) > 0 {
+		if err := xmlapi.Unmarshal(data, &policy); err != nil {
+			return err
+		}
+	}
+	if len(policy.Grants) == 0 && c.header("X-Amz-Acl") == "" {
 		return Code("AccessControlListNotSupported")
+	}
+	for _, grant := range policy.Grants {
+		if grant.ID != owner(c.bucket.Owner).ID || grant.Permission != "FULL_CONTROL" {
+			return Code("AccessControlListNotSupported")
+		}
 	}
 	c.empty(http.StatusOK)
 	return nil

@@ -80,3 +80,15 @@ type Tag struct {
 	Key   string `xml:"Key"`
 	Value string `xml:"Value"`
 }
+
+// PutACL is the body of PutBucketAcl and PutObjectAcl.
+type PutACL struct {
+	XMLName xml.Name   `xml:"AccessControlPolicy"`
+	Grants  []PutGrant `xml:"AccessControlList>Grant"`
+}
+
+// PutGrant is one grant of PutACL. A grantee that is no user has no ID.
+type PutGrant struct {
+	ID         string `xml:"Grantee>ID"`
+	Permission string `xml:"Permission"`
+}
