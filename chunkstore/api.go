@@ -1,6 +1,9 @@
 package chunkstore
 
-import "github.com/holdfast/holdfast/cluster"
+import (
+	"github.com/holdfast/holdfast/chunkstore/hashkern"
+	"github.com/holdfast/holdfast/cluster"
+)
 
 // WriteOptions tells Write about a body.
 type WriteOptions struct {
@@ -11,6 +14,10 @@ type WriteOptions struct {
 	// Tee, when not nil, sees all bytes of the body in order, in one goroutine of its own, while they are coded. It
 	// must not keep or change p. It has seen everything when Write returns nil, and is not running when Write returns.
 	Tee func(p []byte)
+	// MD5, when not nil, is given all bytes of the body in order. It costs next to nothing beside the digests of the
+	// leaves, which it is stitched into, where Tee would cost a core of its own. It is complete when Write returns nil
+	// and not used any more when Write returns.
+	MD5 *hashkern.MD5
 }
 
 // Written is a stored body: its chunks in order, and an intent for each chunk that has shards still missing.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/holdfast/holdfast/chunkstore/erasure"
+	"github.com/holdfast/holdfast/chunkstore/hashkern"
 	"github.com/holdfast/holdfast/cluster"
 )
 
@@ -57,8 +58,14 @@ func (s *Store) restore(ctx context.Context, c Chunk, shard int, v Volume, to *m
 		Key: ShardKey{Volume: c.Volume, Chunk: c.ID, Shard: uint8(shard)}, Epoch: v.Epoch, Size: c.Size,
 		Layout: layout, Owner: proof.Owner, Roots: proof.Roots,
 	}
+	var leaves [][]byte
 	for _, cell := range cells {
-		h.Leaves = appendLeaves(h.Leaves, cell, layout.Leaf)
+		leaves = cutLeaves(leaves, cell, layout.Leaf)
+	}
+	sums := make([]hashkern.Digest, len(leaves))
+	hashkern.Sum256(leaves, sums)
+	for _, sum := range sums {
+		h.Leaves = append(h.Leaves, Digest(sum))
 	}
 	if err := h.Verify(c); err != nil {
 		return fmt.Errorf("rebuilt: %w", err)

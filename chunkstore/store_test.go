@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/holdfast/holdfast/chunkstore"
+	"github.com/holdfast/holdfast/chunkstore/hashkern"
 	"github.com/holdfast/holdfast/chunkstore/storetest"
 )
 
@@ -71,14 +72,15 @@ func TestTeeSeesAllBytesInOrder(t *testing.T) {
 	k := storetest.New(t, 12, nil)
 	body := storetest.Body(3, 9<<20+123)
 	h := md5.New()
+	var stitched hashkern.MD5
 	w, err := k.Store.Write(t.Context(), iotest.HalfReader(bytes.NewReader(body)), chunkstore.WriteOptions{
-		Size: -1, Tee: func(p []byte) { h.Write(p) },
+		Size: -1, Tee: func(p []byte) { h.Write(p) }, MD5: &stitched,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := md5.Sum(body); !bytes.Equal(h.Sum(nil), want[:]) {
-		t.Fatal("Tee saw other bytes")
+	if want := md5.Sum(body); !bytes.Equal(h.Sum(nil), want[:]) || stitched.Sum() != want {
+		t.Fatal("Tee or MD5 saw other bytes")
 	}
 	k.Want(w, body)
 }

@@ -2,7 +2,6 @@ package chunkstore
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/holdfast/holdfast/chunkstore/erasure"
+	"github.com/holdfast/holdfast/chunkstore/hashkern"
 )
 
 const (
@@ -281,7 +281,7 @@ func (w *writer) code() {
 				w.dispatch(out)
 				return
 			}
-			if err := out.add(w.store.codec, f); err != nil {
+			if err := out.add(w.store.codec, f, w.options.MD5); err != nil {
 				w.cancel(err)
 			}
 			w.store.stats.rows.Add(1)
@@ -355,8 +355,9 @@ type outgoing struct {
 	extra atomic.Int32
 }
 
-// add codes one more row. Only the last row of a chunk may be less than full.
-func (o *outgoing) add(codec *erasure.Codec, f *filledRow) error {
+// add codes one more row, and gives its bytes to md5 when that is not nil. Only the last row of a chunk may be less
+// than full.
+func (o *outgoing) add(codec *erasure.Codec, f *filledRow, md5 *hashkern.MD5) error {
 	layout := codec.Scheme().Layout(int64(f.n))
 	if len(o.rows) > 0 {
 		layout.Cell, layout.Leaf = erasure.Cell, erasure.Leaf
@@ -368,9 +369,22 @@ func (o *outgoing) add(codec *erasure.Codec, f *filledRow) error {
 	if err := codec.Encode(cells[:]); err != nil {
 		return err
 	}
+	var leaves [][]byte
 	for i, cell := range cells {
 		o.cells[i] = append(o.cells[i], cell)
-		o.leaves[i] = appendLeaves(o.leaves[i], cell, layout.Leaf)
+		leaves = cutLeaves(leaves, cell, layout.Leaf)
+	}
+	sums := make([]hashkern.Digest, len(leaves))
+	if md5 != nil {
+		md5.WriteSum256(f.row.buf[:f.n], leaves, sums)
+	} else {
+		hashkern.Sum256(leaves, sums)
+	}
+	perCell := len(leaves) / len(cells)
+	for i := range cells {
+		for _, sum := range sums[i*perCell : (i+1)*perCell] {
+			o.leaves[i] = append(o.leaves[i], Digest(sum))
+		}
 	}
 	return nil
 }
@@ -393,10 +407,10 @@ func (o *outgoing) release() {
 	}
 }
 
-// appendLeaves appends the digests of a cell's leaves.
-func appendLeaves(leaves []Digest, cell []byte, leaf int64) []Digest {
+// cutLeaves appends the leaves of a cell.
+func cutLeaves(leaves [][]byte, cell []byte, leaf int64) [][]byte {
 	for off := int64(0); off < int64(len(cell)); off += leaf {
-		leaves = append(leaves, sha256.Sum256(cell[off:min(off+leaf, int64(len(cell)))]))
+		leaves = append(leaves, cell[off:min(off+leaf, int64(len(cell)))])
 	}
 	return leaves
 }

@@ -50,6 +50,9 @@ type Progress struct {
 	Away int64
 	// Intents is the number of intents left.
 	Intents int64
+	// Remains is the number of chunks of which all slots answer and too few hold a shard to rebuild the others: what is
+	// left of writes that were given up, for sweep to delete. (Were one of them named, it would be lost: fsck tells.)
+	Remains int64
 	// Restored, Moved and Failed count shards restored, slots moved home, and attempts that failed, since the start.
 	Restored int64
 	Moved    int64
@@ -80,12 +83,22 @@ type known struct {
 
 	epoch    cluster.Epoch // of the row that was surveyed
 	surveyed time.Time
-	chunks   int64                           // union of all slots that answered
+	listed   uint16 // slots that were up then
+	chunks   int64  // union of all slots that answered, without remains
+	remains  int64
 	short    map[chunkstore.ChunkID]struct{} // chunks with shards missing on drives that are up
 }
 
-func (k *known) note(v chunkstore.Volume, chunks int) {
-	k.epoch, k.surveyed, k.chunks = v.Epoch, time.Now(), int64(chunks)
+func (k *known) note(v chunkstore.Volume, s survey) {
+	k.epoch, k.surveyed, k.listed = v.Epoch, time.Now(), k.up
+	k.chunks, k.remains = 0, 0
+	for _, h := range s.held {
+		if s.remains(h) {
+			k.remains++
+		} else {
+			k.chunks++
+		}
+	}
 }
 
 // New returns a Worker.

@@ -250,6 +250,43 @@ func TestLostChunkKeepsItsIntent(t *testing.T) {
 	}
 }
 
+// TestRemainsOfAFailedWriteAreLeftToSweep: too few shards to rebuild from, on drives that all answer.
+func TestRemainsOfAFailedWriteAreLeftToSweep(t *testing.T) {
+	k := storetest.New(t, 12, nil)
+	worker := newWorker(k)
+	w := k.Write(storetest.Body(12, row))
+	c := w.Chunks[0]
+	slots := k.Slots(c)
+	for i := range 8 {
+		if !slots[i].Lose(chunkstore.ShardKey{Volume: c.Volume, Chunk: c.ID, Shard: uint8(i)}) {
+			t.Fatalf("shard %d was not there", i)
+		}
+	}
+	if p := pass(k, worker); p.UnderProtected != 0 || p.Remains != 1 || p.Failed != 0 {
+		t.Fatalf("%+v", p)
+	}
+	for i := 8; i < chunkstore.Shards; i++ {
+		if slots[i].Status().Shards != 1 {
+			t.Fatalf("shard %d was deleted", i)
+		}
+	}
+	// With drives away the others might be there: it counts until they answer.
+	for i := range 4 {
+		k.Set.Remove(slots[i].ID())
+	}
+	if p := pass(k, worker); p.UnderProtected != 1 || p.Remains != 0 {
+		t.Fatalf("with drives away: %+v", p)
+	}
+	for i := range 4 {
+		if err := k.Set.Add(slots[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p := pass(k, worker); p.UnderProtected != 0 || p.Remains != 1 || p.Failed != 0 {
+		t.Fatalf("when they answer again: %+v", p)
+	}
+}
+
 func TestRunFollowsDrives(t *testing.T) {
 	k := storetest.New(t, 12, nil)
 	worker := newWorker(k)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math/bits"
 	"slices"
 	"time"
 
@@ -74,8 +75,21 @@ type holding struct {
 	slots uint16
 }
 
-// survey lists a volume on every slot that is up. answered are the slots that did answer.
-func (w *Worker) survey(ctx context.Context, v chunkstore.Volume) (held []holding, answered uint16, err error) {
+// survey is what the slots of a volume list.
+type survey struct {
+	held     []holding // least redundancy first
+	answered uint16    // the slots that did answer
+}
+
+// remains says that too few shards of a chunk can be there to rebuild the others, the slots that did not answer
+// included.
+func (s survey) remains(h holding) bool {
+	return bits.OnesCount16(h.slots|all&^s.answered) < placement.Data
+}
+
+// survey lists a volume on every slot that is up.
+func (w *Worker) survey(ctx context.Context, v chunkstore.Volume) (survey, error) {
+	var s survey
 	chunks := make(map[chunkstore.ChunkID]*holding)
 	for i, id := range v.Slots {
 		if slices.Index(v.Slots[:], id) < i {
@@ -83,13 +97,13 @@ func (w *Worker) survey(ctx context.Context, v chunkstore.Volume) (held []holdin
 		}
 		infos, err := w.config.Store.ShardsOn(ctx, id, v.ID)
 		if ctx.Err() != nil {
-			return nil, 0, ctx.Err()
+			return survey{}, ctx.Err()
 		}
 		if err != nil {
 			continue // it is counted as not answered
 		}
 		mask := slotsOn(v, id)
-		answered |= mask
+		s.answered |= mask
 		for _, info := range infos {
 			h := chunks[info.Key.Chunk]
 			if h == nil {
@@ -100,13 +114,13 @@ func (w *Worker) survey(ctx context.Context, v chunkstore.Volume) (held []holdin
 		}
 	}
 	for _, h := range chunks {
-		held = append(held, *h)
+		s.held = append(s.held, *h)
 	}
-	slices.SortFunc(held, func(a, b holding) int {
+	slices.SortFunc(s.held, func(a, b holding) int {
 		return cmp.Or(cmp.Compare(losses(v, a.slots), losses(v, b.slots)),
 			cmp.Compare(a.chunk.ID.Block, b.chunk.ID.Block), cmp.Compare(a.chunk.ID.Seq, b.chunk.ID.Seq))
 	})
-	return held, answered, nil
+	return s, nil
 }
 
 func slotsOn(v chunkstore.Volume, id cluster.DriveID) uint16 {
@@ -168,17 +182,20 @@ func (w *Worker) count(ctx context.Context) error {
 		switch {
 		case k == nil: // opened since; writes count their own intents
 		case k.up != all || v.Slots != v.Home:
-			if k.epoch != v.Epoch || v.State == chunkstore.VolumeOpen || time.Since(k.surveyed) > surveyAgain {
-				held, _, err := w.survey(ctx, v)
+			if k.epoch != v.Epoch || k.listed != k.up || v.State == chunkstore.VolumeOpen || time.Since(k.surveyed) > surveyAgain {
+				s, err := w.survey(ctx, v)
 				if err != nil {
 					return err
 				}
-				k.note(v, len(held))
+				k.note(v, s)
 			}
 			whole[v.ID] = true
 			p.UnderProtected += k.chunks
 		default:
 			p.UnderProtected += int64(len(k.short))
+		}
+		if k != nil {
+			p.Remains += k.remains
 		}
 		return nil
 	})
@@ -203,6 +220,7 @@ func (w *Worker) count(ctx context.Context) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.progress.UnderProtected, w.progress.Away, w.progress.Intents = p.UnderProtected, p.Away, p.Intents
+	w.progress.UnderProtected, w.progress.Remains = p.UnderProtected, p.Remains
+	w.progress.Away, w.progress.Intents = p.Away, p.Intents
 	return nil
 }

@@ -77,40 +77,44 @@ func (w *Worker) tend(ctx context.Context, v chunkstore.Volume) error {
 		}
 		v = sealed
 	}
-	held, answered, err := w.survey(ctx, v)
+	s, err := w.survey(ctx, v)
 	if err != nil {
 		return err
 	}
-	k.note(v, len(held))
-	clean, err := w.fill(ctx, v, k, held, answered)
+	k.note(v, s)
+	clean, err := w.fill(ctx, v, k, s)
 	if err != nil {
 		return err
 	}
-	if clean && answered&k.up == k.up { // a drive that is down makes it dirty again when it returns
+	if clean && s.answered&k.up == k.up { // a drive that is down makes it dirty again when it returns
 		k.dirty = false
 	}
 	if home != 0 {
-		return w.goHome(ctx, v, home, held)
+		return w.goHome(ctx, v, home, s.held)
 	}
 	return nil
 }
 
 // fill restores the shards that drives which answered do not hold. clean says that none is left.
-func (w *Worker) fill(ctx context.Context, v chunkstore.Volume, k *known, held []holding, answered uint16) (clean bool, err error) {
+// A chunk that a drive says was deleted is being deleted on all.
+func (w *Worker) fill(ctx context.Context, v chunkstore.Volume, k *known, s survey) (clean bool, err error) {
 	k.short = make(map[chunkstore.ChunkID]struct{})
-	for at := range held {
-		h := &held[at]
-		missing := answered &^ h.slots
+	for at := range s.held {
+		h := &s.held[at]
+		if s.remains(*h) {
+			continue
+		}
+		missing := s.answered &^ h.slots
 		for i := range chunkstore.Shards {
 			if missing>>i&1 == 0 {
 				continue
 			}
 			begun := time.Now()
 			err := w.config.Store.Restore(ctx, h.chunk, i, v, v.Slots[i])
-			if errors.Is(err, chunkstore.ErrDeleted) {
-				missing &^= 1 << i // it is being deleted everywhere
-			}
-			if err == nil {
+			switch {
+			case errors.Is(err, chunkstore.ErrDeleted):
+				missing = 0
+			case err == nil:
 				missing &^= 1 << i
 				h.slots |= 1 << i
 			}
