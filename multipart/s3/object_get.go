@@ -155,7 +155,8 @@ func (c *call) showObject(v metadata.Version) {
 		}
 	}
 	for name, value := range v.Meta {
-		h.Set(name, encodeText(value))
+		// Written in lower case, as S3 does: botocore hands the name on as it came over the wire.
+		h[name] = []string{encodeText(value)}
 	}
 	h.Set("Etag", quote(v.ETag))
 	h.Set("Last-Modified", v.Modified.UTC().Format(http.TimeFormat))
