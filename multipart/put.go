@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/chunkstore"
+	"github.com/holdfast/holdfast/chunkstore/hashkern"
 	"github.com/holdfast/holdfast/metadata"
 )
 
@@ -132,9 +133,9 @@ func (s *Store) storeStream(ctx context.Context, b *body, owner [16]byte, a *att
 			return c, err
 		}
 	}
-	hash := md5.New()
+	var hash hashkern.MD5
 	w, err := s.chunks.Write(ctx, io.MultiReader(bytes.NewReader(head), b), chunkstore.WriteOptions{
-		Size: b.size, Owner: owner, Tee: func(p []byte) { hash.Write(p) },
+		Size: b.size, Owner: owner, MD5: &hash,
 	})
 	a.add(w)
 	if err != nil {
@@ -146,7 +147,7 @@ func (s *Store) storeStream(ctx context.Context, b *body, owner [16]byte, a *att
 	if w.Size != b.n {
 		return c, fmt.Errorf("%d of %d bytes were stored: %w", w.Size, b.n, ErrIncompleteBody)
 	}
-	hash.Sum(c.md5[:0])
+	c.md5 = hash.Sum()
 	var l list
 	l.addChunks(w.Chunks)
 	c.manifest, err = s.encode(ctx, l.extents, owner, a)

@@ -161,7 +161,7 @@ func versions(t *testing.T, s *testkit.Server, prefix string) (versions, markers
 
 func TestOneVersionForEachWriteInAVersionedBucket(t *testing.T) {
 	s := mounted(t)
-	s.Holdfast("bucket", "versioning", home, "enable")
+	s.Holdfast("bucket", "versioning", home, "on")
 	sh := func(script string) { t.Helper(); s.Run(2*minute, "sh", "-ec", "cd "+s.MountDir+"\n"+script) }
 	sh("echo x > f")
 	if n, _ := versions(t, s, "f"); n != 1 {

@@ -6,7 +6,7 @@ from botocore.client import Config
 from botocore.exceptions import ClientError
 
 endpoint, ca, bucket = sys.argv[1:4]
-s3 = boto3.client("s3", endpoint_url=endpoint, verify=ca or None, config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 1}))
+s3 = boto3.client("s3", endpoint_url=endpoint, verify=ca or None, config=Config(signature_version="s3v4", s3={"addressing_style": "path"}, retries={"max_attempts": 1}))
 
 
 def code(call, **arguments):

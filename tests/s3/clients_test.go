@@ -128,7 +128,7 @@ func awscli(t *testing.T, s *testkit.Server, program string, large bool) {
 			t.Fatal(err)
 		}
 	}
-	tree := smallTree(t, 60)
+	tree := smallTree(t, 40)
 	run("s3", "sync", "--only-show-errors", tree, "s3://cli/tree")
 	if out := run("s3", "sync", tree, "s3://cli/tree"); strings.Contains(out, "upload:") {
 		t.Errorf("second sync uploads again:\n%s", out)
@@ -139,7 +139,8 @@ func awscli(t *testing.T, s *testkit.Server, program string, large bool) {
 	run("s3", "cp", "--only-show-errors", "s3://cli/objects/f4096", "s3://cli/copy")
 	run("s3", "mv", "--only-show-errors", "s3://cli/copy", "s3://cli/moved")
 
-	link := strings.TrimSpace(run("s3", "presign", "s3://cli/moved", "--expires-in", "60"))
+	// Outside of us-east-1 every version of awscli presigns with SigV4; version 1 still uses SigV2 there.
+	link := strings.TrimSpace(run("--region", "eu-central-1", "s3", "presign", "s3://cli/moved", "--expires-in", "60"))
 	response, err := s.HTTP().Get(link)
 	if err != nil {
 		t.Fatal(err)

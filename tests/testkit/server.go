@@ -252,7 +252,7 @@ func (s *Server) cleanup() {
 	s.signalAndWait(syscall.SIGKILL, 10*time.Second)
 	s.unmount()
 	if s.t.Failed() && s.output != nil {
-		s.t.Logf("server output:\n%s", tail(s.output.String(), 8<<10))
+		s.t.Logf("server output:\n%s", tail(s.output.String(), 800<<10))
 	}
 }
 
