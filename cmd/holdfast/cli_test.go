@@ -5,9 +5,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,6 +47,8 @@ type world struct {
 	env map[string]string
 	dir string
 	in  string // standard input of the next command
+
+	running *server
 }
 
 func (w *world) lookup(name string) (string, bool) {
@@ -64,27 +69,51 @@ func up(t *testing.T) *world {
 	}
 	w := &world{t: t, dir: filepath.Join(t.TempDir(), "data")}
 	w.env = map[string]string{"HOLDFAST_ENDPOINT": "http://" + addr, "HOLDFAST_DIR": w.dir, "HOLDFAST_S3": addr, "HOLDFAST_MEMORY": "64MiB"}
-	ctx, stop := context.WithCancel(context.Background())
+	w.running = w.start()
+	w.running.waitUp()
+	return w
+}
+
+// server is one run of `holdfast up`.
+type server struct {
+	w    *world
+	out  *lockedBuffer
+	stop func() // idempotent; demands that it ends well
+}
+
+func (w *world) start() *server {
+	ctx, cancel := context.WithCancel(context.Background())
 	out, code := &lockedBuffer{}, make(chan int, 1)
 	go func() {
 		code <- run(ctx, []string{"holdfast", "up"}, streams{strings.NewReader(""), out, out}, w.lookup)
 	}()
-	t.Cleanup(func() {
-		stop()
+	t := w.t
+	stop := sync.OnceFunc(func() {
+		cancel()
 		if c := <-code; c != exitDone {
 			t.Errorf("up ended with %d:\n%s", c, out)
 		}
 	})
+	t.Cleanup(stop)
+	return &server{w, out, stop}
+}
+
+func (s *server) waitUp() {
+	s.w.t.Helper()
+	poll(s.w.t, "up to come up", func() bool { return strings.Contains(s.out.String(), "Ctrl-C stops it") })
+}
+
+func poll(t *testing.T, what string, ok func() bool) {
+	t.Helper()
 	deadline := time.Now().Add(15 * time.Second)
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
-	for !strings.Contains(out.String(), "Ctrl-C stops it") {
+	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("up does not come up:\n%s", out)
+			t.Fatalf("waited too long for %s", what)
 		}
 		<-ticker.C
 	}
-	return w
 }
 
 // try runs a command and returns its output and exit code.
@@ -322,6 +351,82 @@ func (w *world) damageShard(t *testing.T) {
 	}
 	if err := file.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestWaitingForDrivesIsSaid(t *testing.T) {
+	w := up(t)
+	w.do("bucket", "create", "kept")
+	w.in = "something"
+	w.do("cp", "-", "kept/k")
+	w.running.stop()
+	drive := func(n int) string { return filepath.Join(w.dir, "drives", fmt.Sprint("d", n)) }
+	for n := 1; n <= 5; n++ {
+		if err := os.Rename(drive(n), drive(n)+".away"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := w.start()
+	get := func(path string, header ...string) (int, string) {
+		t.Helper()
+		request, err := http.NewRequest(http.MethodGet, w.env["HOLDFAST_ENDPOINT"]+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(header) == 2 {
+			request.Header.Set(header[0], header[1])
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return 0, err.Error()
+		}
+		body, err := io.ReadAll(response.Body)
+		if err := errors.Join(err, response.Body.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return response.StatusCode, string(body)
+	}
+	poll(t, "the reason", func() bool {
+		_, text := get("/-/health/ready")
+		return strings.Contains(text, "5 of 12 drives are not here")
+	})
+	if code, _ := get("/-/health/ready"); code != http.StatusServiceUnavailable {
+		t.Errorf("not ready answers %d", code)
+	}
+	if code, _ := get("/-/health/live"); code != http.StatusOK {
+		t.Errorf("live answers %d", code)
+	}
+	if code, text := get("/kept/k"); code != http.StatusServiceUnavailable || !strings.Contains(text, "ServiceUnavailable") {
+		t.Errorf("S3 answers %d %s", code, text)
+	}
+	if code, _ := get("/-/admin/status"); code != http.StatusForbidden {
+		t.Errorf("an unsigned question is answered %d", code)
+	}
+	out, _, code := w.try("status")
+	if code != exitUnsound || !strings.Contains(out, "NOT READY: 5 of 12 drives are not here") || !strings.Contains(out, "7 of 12 up") {
+		t.Errorf("status: exit %d\n%s", code, out)
+	}
+	if err := os.Rename(drive(3)+".away", drive(3)); err != nil {
+		t.Fatal(err)
+	}
+	s.waitUp()
+	if out := w.do("cat", "kept/k"); out != "something" {
+		t.Errorf("it reads %q", out)
+	}
+	out, _, code = w.try("drive", "ls")
+	if code != exitDone || strings.Count(out, " missing ") != 4 {
+		t.Errorf("drive ls: exit %d\n%s", code, out)
+	}
+	token, err := os.ReadFile(filepath.Join(w.dir, "metrics.token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, _ := get("/-/metrics"); code != http.StatusUnauthorized {
+		t.Errorf("metrics without a token answer %d", code)
+	}
+	code, text := get("/-/metrics", "Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	if code != http.StatusOK || !strings.Contains(text, `holdfast_drive_up{drive="d3"} 1`) || strings.Count(text, "holdfast_drive_up{") != 12 {
+		t.Errorf("metrics answer %d:\n%s", code, text)
 	}
 }
 

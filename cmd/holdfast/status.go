@@ -90,6 +90,9 @@ func statusText(st *admin.Status) string {
 		w := &st.Waiting
 		fmt.Fprintf(&b, "  waiting   %s to be deleted, %s for sweep, %s not published\n", plural(w.Freed, "freed row"),
 			plural(w.Sweep, "shared row"), plural(w.Staged, "staged file"))
+		if w.Remains > 0 {
+			fmt.Fprintf(&b, "            %s of failed writes left shards behind, for sweep\n", plural(w.Remains, "chunk"))
+		}
 	}
 	for _, w := range st.Work {
 		if w.Error != "" {

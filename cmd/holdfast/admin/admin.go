@@ -104,6 +104,8 @@ type Waiting struct {
 	Freed int64 `json:"freed_rows"`
 	// Sweep is the number of freed rows whose chunks are shared with other versions: sweep decides on them.
 	Sweep int64 `json:"shared_rows"`
+	// Remains is the number of chunks of writes that failed and left shards behind, for sweep.
+	Remains int64 `json:"failed_write_remains"`
 	// Staged is the number of files that a mount made durable and has not published.
 	Staged int64 `json:"staged_files"`
 }

@@ -1,13 +1,11 @@
 package peer
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path"
-	"sync"
 	"time"
 
 	"github.com/holdfast/holdfast/chunkstore/drive"
@@ -102,8 +100,8 @@ type clusterRecord struct {
 }
 
 // findCluster learns which cluster this is, from DIR or from the drives, makes a new one when both are blank, and
-// opens the drives that are here.
-func (p *Peer) findCluster(ctx context.Context) error {
+// makes a slot for each drive directory.
+func (p *Peer) findCluster() error {
 	fsys, dir := p.seams.FS, p.config.Dir
 	var record clusterRecord
 	if err := readJSON(fsys, path.Join(dir, clusterFile), &record); err == nil {
@@ -125,27 +123,35 @@ func (p *Peer) findCluster(ctx context.Context) error {
 		}
 	}
 	for _, dir := range p.config.Drives {
-		p.slots = append(p.slots, &slot{fs: fsys, path: dir, cluster: p.cluster, drives: p.drives, log: p.log})
+		p.slots = append(p.slots, &slot{
+			fs: fsys, path: dir, cluster: p.cluster, drives: p.drives, log: p.log, looked: make(chan struct{}),
+		})
 	}
-	var wait sync.WaitGroup
-	for _, s := range p.slots {
-		wait.Go(func() { s.step(ctx) })
-	}
-	wait.Wait()
 	return nil
 }
 
-// examineAll looks at every configured directory at once.
+// examineAll looks at every configured directory at once. One that does not answer in time counts as down; the
+// goroutine that asks it ends when the device does answer.
 func (p *Peer) examineAll() map[string]slotState {
-	states := make([]slotState, len(p.config.Drives))
-	var wait sync.WaitGroup
-	for i, dir := range p.config.Drives {
-		wait.Go(func() { states[i] = examine(p.seams.FS, dir, cluster.ClusterID{}) })
+	type answer struct {
+		dir   string
+		state slotState
 	}
-	wait.Wait()
-	all := make(map[string]slotState, len(states))
-	for i, dir := range p.config.Drives {
-		all[dir] = states[i]
+	answers := make(chan answer, len(p.config.Drives))
+	all := make(map[string]slotState, len(p.config.Drives))
+	for _, dir := range p.config.Drives {
+		all[dir] = slotState{kind: slotDown, reason: "it does not answer"}
+		go func() { answers <- answer{dir, examine(p.seams.FS, dir, cluster.ClusterID{})} }()
+	}
+	patience := time.NewTimer(lookPatience)
+	defer patience.Stop()
+	for range p.config.Drives {
+		select {
+		case a := <-answers:
+			all[a.dir] = a.state
+		case <-patience.C:
+			return all
+		}
 	}
 	return all
 }

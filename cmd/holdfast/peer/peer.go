@@ -41,7 +41,9 @@ import (
 const (
 	// lookEvery is how often each drive is looked at: a drive that was pulled is known before a client's patience ends.
 	lookEvery = time.Second
-	// stopGrace is how long requests may take to finish once the peer is to stop.
+	// lookPatience is how long Start waits for a drive to answer. A device that hangs is left to its slot.
+	lookPatience = 5 * time.Second
+	// stopGrace is how long requests may take to finish once the peer is to stop, and then drives to be closed.
 	stopGrace = 10 * time.Second
 )
 
@@ -121,13 +123,29 @@ func Start(ctx context.Context, config Config, seams Seams) (*Peer, error) {
 		config: config, seams: seams, log: seams.Log, started: seams.Now(), scheme: "http",
 		drives: chunkstore.NewDrives(), ready: make(chan struct{}),
 	}
-	if err := p.open(ctx); err != nil {
+	if err := p.open(); err != nil {
 		return nil, errors.Join(err, p.release())
 	}
 	life, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	for _, s := range p.slots {
 		p.wait.Go(func() { s.run(life) })
+	}
+	patience := time.NewTimer(lookPatience)
+	defer patience.Stop()
+	for _, s := range p.slots {
+		select {
+		case <-s.looked:
+		case <-patience.C:
+			patience.Reset(0) // those after it have answered by now, or are not waited for either
+			if s.look().kind == "" {
+				s.set(slotState{kind: slotDown, reason: "it does not answer"})
+			}
+		case <-ctx.Done():
+			cancel()
+			p.wait.Wait()
+			return nil, errors.Join(ctx.Err(), p.release())
+		}
 	}
 	p.wait.Go(func() { p.supervise(life) })
 	p.wait.Go(func() { p.serve() })
@@ -157,7 +175,7 @@ func (c *Config) validate() error {
 }
 
 // open takes everything that Start must have; release gives it back.
-func (p *Peer) open(ctx context.Context) error {
+func (p *Peer) open() error {
 	fsys, dir := p.seams.FS, p.config.Dir
 	if err := vfs.MkdirAll(fsys, dir, 0o700); err != nil {
 		return fmt.Errorf("data directory: %w", err)
@@ -173,7 +191,7 @@ func (p *Peer) open(ctx context.Context) error {
 	if err := p.listen(); err != nil {
 		return err
 	}
-	if err := p.findCluster(ctx); err != nil {
+	if err := p.findCluster(); err != nil {
 		return err
 	}
 	if err := p.loadKey(); err != nil {
@@ -256,15 +274,27 @@ func (p *Peer) Summary() string {
 
 // Close stops accepting requests, lets those under way finish for ten seconds, and closes everything.
 func (p *Peer) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*stopGrace)
 	defer cancel()
-	err := p.server.Shutdown(ctx)
+	grace, done := context.WithTimeout(ctx, stopGrace)
+	defer done()
+	err := p.server.Shutdown(grace)
 	if errors.Is(err, context.DeadlineExceeded) {
 		p.log.Warn("requests were cut off", "after", stopGrace)
 		err = p.server.Close()
 	}
 	p.cancel()
-	p.wait.Wait()
+	idle := make(chan struct{})
+	go func() {
+		p.wait.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+		// Its goroutines hold what release would close; the process is about to end anyway.
+		return errors.Join(err, fmt.Errorf("a drive hangs: %s", p.Summary()))
+	}
 	if c := p.core.Swap(nil); c != nil {
 		err = errors.Join(err, c.close())
 	}

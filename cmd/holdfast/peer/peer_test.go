@@ -278,6 +278,26 @@ func TestUpToFourDrivesMayBeMissingAndMoreAreWaitedFor(t *testing.T) {
 	poll(t, "the drives to come back", func() bool { return len(p.drives.All()) == minDrives })
 }
 
+func TestADriveThatHangsHoldsNothingUp(t *testing.T) {
+	m := vfs.NewMemory(14)
+	p := start(t, m)
+	keep(t, p, "a", testBody)
+	stop(t, p)
+	hang := m.Inject(vfs.Rule{Path: drivePath(3) + "/", Hang: true})
+	p = start(t, m)
+	defer stop(t, p)
+	defer hang.Clear()
+	if hang.Fired() == 0 {
+		t.Fatal("the drive did not hang")
+	}
+	wantRead(t, p, "a", testBody)
+	if text := p.Summary(); text != "11 of 12 up (d3 down)" {
+		t.Errorf("the drives are: %s", text)
+	}
+	hang.Clear()
+	poll(t, "the drive to come back", func() bool { return len(p.drives.All()) == minDrives })
+}
+
 func TestBlankAndForeignDrivesAreLeftAlone(t *testing.T) {
 	m := vfs.NewMemory(6)
 	p := start(t, m)

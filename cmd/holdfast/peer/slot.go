@@ -46,7 +46,8 @@ type slot struct {
 	drives  *chunkstore.Drives
 	log     *slog.Logger
 
-	open chunkstore.Drive // the drive registered from here; only the goroutine, or its maker before, touches it
+	looked chan struct{}    // closed after the first look
+	open   chunkstore.Drive // the drive registered from here; only the goroutine, or after it release, touches it
 
 	mu    sync.Mutex
 	state slotState
@@ -77,6 +78,8 @@ func (s *slot) set(state slotState) {
 func (s *slot) run(ctx context.Context) {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
+	s.step(ctx)
+	close(s.looked)
 	for {
 		select {
 		case <-ctx.Done():

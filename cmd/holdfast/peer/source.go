@@ -141,7 +141,7 @@ func (c *core) content(ctx context.Context, st *admin.Status) error {
 	if err != nil {
 		return err
 	}
-	st.Waiting = admin.Waiting{Freed: counts.Freed, Sweep: counts.Shared, Staged: counts.Staged}
+	st.Waiting = admin.Waiting{Freed: counts.Freed, Sweep: counts.Shared, Staged: counts.Staged, Remains: c.repair.Progress().Remains}
 	return nil
 }
 
