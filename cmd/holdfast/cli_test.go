@@ -577,7 +577,7 @@ func TestMountOptionsOfFstab(t *testing.T) {
 	if !o.readOnly || o.uid != "7" || o.umask != "077" || o.client.endpoint != "http://h:1" || strings.Join(o.options, ",") != "noexec" {
 		t.Errorf("%+v", o)
 	}
-	if got := commandLine([]string{"/sbin/mount.holdfast", "home", "/mnt", "-o", "ro"}); strings.Join(got, " ") != "mount --daemon home /mnt -o ro" {
+	if got := commandLine([]string{"/sbin/mount.holdfast", "home", "/mnt", "-sn", "-t", "holdfast", "-v", "-o", "ro"}); strings.Join(got, " ") != "mount --daemon home /mnt -o ro" {
 		t.Errorf("mount(8) calls %v", got)
 	}
 }

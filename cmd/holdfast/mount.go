@@ -46,7 +46,7 @@ func newMount(s *session) *cobra.Command {
 gateway may be on another machine. Stays in the foreground until Ctrl-C or ` + "`holdfast umount DIR`" + `; --daemon returns
 when the directory is there.
 
-For fstab, link the binary to /sbin/mount.holdfast and name the file that holds the keys:
+For fstab, link the binary to /sbin/mount.holdfast and name the directory whose credentials file holds the key:
   home  /mnt/home  holdfast  endpoint=http://127.0.0.1:9000,dir=/var/lib/holdfast,_netdev,nofail  0 0`,
 		Example: "  holdfast mount home ./mnt\n  holdfast mount --read-only photos/2026/ /srv/photos",
 		Args:    exactArgs(2),

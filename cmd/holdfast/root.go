@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -39,10 +40,20 @@ func run(ctx context.Context, args []string, io streams, lookup func(string) (st
 }
 
 // commandLine lets the binary be called as mount.holdfast, which is how mount(8) and fstab start it:
-// mount.holdfast BUCKET DIR -o options.
+// mount.holdfast BUCKET DIR -sfnv -N NAMESPACE -t TYPE -o options. All but -o says nothing to a mount of ours.
 func commandLine(args []string) []string {
 	if len(args) > 0 && filepath.Base(args[0]) == "mount.holdfast" {
-		return append([]string{"mount", "--daemon"}, args[1:]...)
+		line := []string{"mount", "--daemon"}
+		for rest := args[1:]; len(rest) > 0; rest = rest[1:] {
+			switch {
+			case (rest[0] == "-N" || rest[0] == "-t") && len(rest) > 1:
+				rest = rest[1:]
+			case len(rest[0]) > 1 && rest[0][0] == '-' && strings.Trim(rest[0][1:], "sfnv") == "":
+			default:
+				line = append(line, rest[0])
+			}
+		}
+		return line
 	}
 	if len(args) == 0 {
 		return nil

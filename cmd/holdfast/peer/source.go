@@ -9,11 +9,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cmd/holdfast/admin"
 )
+
+// statusPatience is how long a status waits for names that do not answer.
+const statusPatience = 5 * time.Second
 
 // errWaiting says that a question needs the names, which are not open.
 var errWaiting = errors.New("the peer waits for its drives")
@@ -44,15 +48,6 @@ func (s source) Status(ctx context.Context) (*admin.Status, error) {
 		st.DrivesUp = countUp(st.Drives)
 		return st, nil
 	}
-	known, err := knownDrives(ctx, s.core.catalog.Root())
-	if err != nil {
-		return nil, err
-	}
-	st.Drives = s.driveRows(known)
-	st.DrivesUp = countUp(st.Drives)
-	for _, record := range known {
-		st.Peer = record.Peer
-	}
 	for _, w := range s.core.workers.States() {
 		row := admin.Work{Name: w.Name, State: w.Doing}
 		if w.Err != nil {
@@ -60,7 +55,29 @@ func (s source) Status(ctx context.Context) (*admin.Status, error) {
 		}
 		st.Work = append(st.Work, row)
 	}
-	return st, errors.Join(s.core.health(ctx, st), s.core.content(ctx, st))
+	if err := s.fillFromNames(ctx, st); err != nil {
+		// An operator asks most when names do not answer: what is known without them is shown then, and why.
+		st.Ready = false
+		st.Reasons = append(st.Reasons, err.Error())
+	}
+	return st, nil
+}
+
+// fillFromNames fills what only the catalog knows.
+func (s source) fillFromNames(ctx context.Context, st *admin.Status) error {
+	st.Drives = s.driveRows(nil)
+	st.DrivesUp = countUp(st.Drives)
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	known, err := knownDrives(ctx, s.core.catalog.Root())
+	if err != nil {
+		return err
+	}
+	st.Drives = s.driveRows(known)
+	for _, record := range known {
+		st.Peer = record.Peer
+	}
+	return errors.Join(s.core.health(ctx, st), s.core.content(ctx, st))
 }
 
 // health fills what the floor of bytes and the log know.
