@@ -16,8 +16,8 @@ import (
 	"github.com/holdfast/holdfast/metadata"
 )
 
-// newChecksum returns S3's checksum of that name, nil when there is none.
-func newChecksum(algorithm string) hash.Hash {
+// NewChecksum returns S3's checksum of that name (CRC32, CRC32C, CRC64NVME, SHA1, SHA256), nil when there is none.
+func NewChecksum(algorithm string) hash.Hash {
 	switch algorithm {
 	case "CRC32":
 		return crc32.NewIEEE()
@@ -35,7 +35,7 @@ func newChecksum(algorithm string) hash.Hash {
 
 // checksum reads what was borrowed and returns its MD5 and the checksum that its upload declared.
 func (s *Store) checksum(ctx context.Context, algorithm string, bucket metadata.BucketID, b *borrowed) (etag string, sums map[string]string, err error) {
-	h := newChecksum(algorithm)
+	h := NewChecksum(algorithm)
 	if h == nil {
 		return "", nil, fmt.Errorf("checksum algorithm %q: %w", algorithm, metadata.ErrInvalidPart)
 	}

@@ -11,7 +11,7 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/minio/crc64nvme"
+	"github.com/holdfast/holdfast/multipart"
 )
 
 // checksumPrefix begins the headers and trailers that hold checksums.
@@ -27,9 +27,10 @@ const (
 type algorithm struct {
 	name string // as in x-amz-checksum-algorithm
 	size int    // bytes
-	make func() hash.Hash
 	poly uint64 // reflected polynomial of a CRC, 0 of a digest
 }
+
+func (a algorithm) make() hash.Hash { return multipart.NewChecksum(a.name) }
 
 // header is the lower-case name of the header that holds a value.
 func (a algorithm) header() string { return checksumPrefix + strings.ToLower(a.name) }
@@ -55,11 +56,11 @@ func (a algorithm) allows(kind string) bool {
 
 // algorithms are all that are served.
 var algorithms = [...]algorithm{
-	{"CRC32", 4, func() hash.Hash { return crc32.NewIEEE() }, crc32.IEEE},
-	{"CRC32C", 4, func() hash.Hash { return crc32.New(crc32.MakeTable(crc32.Castagnoli)) }, crc32.Castagnoli},
-	{"CRC64NVME", 8, func() hash.Hash { return crc64nvme.New() }, 0x9a6c9329ac4bc9b5},
-	{"SHA1", sha1.Size, sha1.New, 0},
-	{"SHA256", sha256.Size, sha256.New, 0},
+	{"CRC32", 4, crc32.IEEE},
+	{"CRC32C", 4, crc32.Castagnoli},
+	{"CRC64NVME", 8, 0x9a6c9329ac4bc9b5},
+	{"SHA1", sha1.Size, 0},
+	{"SHA256", sha256.Size, 0},
 }
 
 // findAlgorithm finds an algorithm by name in any case.
