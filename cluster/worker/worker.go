@@ -12,10 +12,10 @@ import (
 )
 
 // The pauses before a failed worker is started again: short enough that a passing fault costs nothing, long enough
-// that a lasting one does not fill the log.
+// that a lasting one does not fill the log, and never so long that work waits for nothing after drives have returned.
 const (
 	firstPause = time.Second
-	longPause  = time.Minute
+	longPause  = 15 * time.Second
 )
 
 // Worker is one kind of background work, such as repair.

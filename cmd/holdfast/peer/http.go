@@ -174,7 +174,7 @@ func (p *Peer) notReady() []string {
 	}
 	var reasons []string
 	if err := c.host.Failed(); err != nil {
-		reasons = append(reasons, "names: "+err.Error())
+		reasons = append(reasons, "names: "+oneLine(err))
 	}
 	if reason := p.tooFew(); reason != "" {
 		reasons = append(reasons, reason)

@@ -330,7 +330,7 @@ func (p *Peer) step(ctx context.Context) {
 	c, err := p.openCore(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
-			p.setReasons(err.Error())
+			p.setReasons(oneLine(err))
 		}
 		return
 	}

@@ -51,17 +51,20 @@ func (s source) Status(ctx context.Context) (*admin.Status, error) {
 	for _, w := range s.core.workers.States() {
 		row := admin.Work{Name: w.Name, State: w.Doing}
 		if w.Err != nil {
-			row.Error = w.Err.Error()
+			row.Error = oneLine(w.Err)
 		}
 		st.Work = append(st.Work, row)
 	}
 	if err := s.fillFromNames(ctx, st); err != nil {
 		// An operator asks most when names do not answer: what is known without them is shown then, and why.
 		st.Ready = false
-		st.Reasons = append(st.Reasons, err.Error())
+		st.Reasons = append(st.Reasons, oneLine(err))
 	}
 	return st, nil
 }
+
+// oneLine writes an error, which may be several joined, on one line.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // fillFromNames fills what only the catalog knows.
 func (s source) fillFromNames(ctx context.Context, st *admin.Status) error {
