@@ -1,7 +1,6 @@
 package s3
 
 import (
-	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -13,7 +12,7 @@ import (
 // attributeNames are what GetObjectAttributes may be asked for.
 var attributeNames = [...]string{"ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"}
 
-func getAttributes(c *call) (err error) {
+func getAttributes(c *call) error {
 	wanted, err := c.wantedAttributes()
 	if err != nil {
 		return err
@@ -22,7 +21,7 @@ func getAttributes(c *call) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, object.Close()) }()
+	defer c.release(object)
 	v := object.Version()
 	answer := xmlapi.Attributes{Xmlns: xmlapi.Namespace}
 	if wanted["ETag"] {

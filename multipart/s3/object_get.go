@@ -26,12 +26,12 @@ func (c *call) open() (multipart.Object, error) {
 }
 
 // getObject serves GET and HEAD, which differ in the body alone.
-func getObject(c *call) (err error) {
+func getObject(c *call) error {
 	object, err := c.open()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, object.Close()) }()
+	defer c.release(object)
 	v := object.Version()
 	c.showObject(v)
 	switch readConditions(c.r.Header, "").decide(v) {
@@ -77,11 +77,19 @@ func getObject(c *call) (err error) {
 	return c.send(object, span, status)
 }
 
+// release closes what was read from. What it read was verified by then, so a failure to close is the operator's
+// business and not the client's.
+func (c *call) release(from io.Closer) {
+	if err := from.Close(); err != nil {
+		c.server.config.Log.Warn("close after reading failed", "bucket", c.bucketName, "key", c.key, "request", c.id, "err", err)
+	}
+}
+
 // send streams a span. The first piece is read before the header goes out, so that an object whose bytes cannot be had
 // gives an error and no promise; a failure behind it breaks the connection.
-func (c *call) send(object multipart.Object, span multipart.Span, status int) (err error) {
+func (c *call) send(object multipart.Object, span multipart.Span, status int) error {
 	reader := object.Read(c.ctx(), span)
-	defer func() { err = errors.Join(err, reader.Close()) }()
+	defer c.release(reader)
 	buf := make([]byte, min(pieceSize, span.Len))
 	n, err := io.ReadFull(reader, buf)
 	if err != nil {

@@ -94,9 +94,7 @@ func getObjectACL(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := object.Close(); err != nil {
-		return err
-	}
+	c.release(object)
 	return getACL(c)
 }
 
@@ -133,9 +131,7 @@ func putObjectACL(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := object.Close(); err != nil {
-		return err
-	}
+	c.release(object)
 	return putACL(c)
 }
 
@@ -145,8 +141,6 @@ func noLock(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := object.Close(); err != nil {
-		return err
-	}
+	c.release(object)
 	return Code("NoSuchObjectLockConfiguration")
 }

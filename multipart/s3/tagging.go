@@ -14,9 +14,7 @@ func getTagging(c *call) error {
 		return err
 	}
 	v := object.Version()
-	if err := object.Close(); err != nil {
-		return err
-	}
+	c.release(object)
 	c.showVersion(v.ID, v.Null)
 	answer := xmlapi.Tagging{Xmlns: xmlapi.Namespace}
 	for key, value := range v.Tags {
