@@ -20,6 +20,7 @@ type serveOptions struct {
 	dir     string
 	s3      string
 	name    string
+	domain  string
 	tlsCert string
 	tlsKey  string
 	memory  string
@@ -30,10 +31,11 @@ func (o *serveOptions) bind(cmd *cobra.Command) {
 	flags.StringVar(&o.dir, "dir", defaultDir, "data `directory` of this peer: keys and caches, all of which can be made again from the drives")
 	flags.StringVar(&o.s3, "s3", "127.0.0.1:9000", "`address` to serve S3 at")
 	flags.StringVar(&o.name, "name", "", "`name` of this peer (default: the host's)")
+	flags.StringVar(&o.domain, "domain", "", "serve buckets as BUCKET.`DOMAIN` too (virtual-hosted style; several separated by commas)")
 	flags.StringVar(&o.tlsCert, "tls-cert", "", "PEM `file` with the certificate chain to serve HTTPS with")
 	flags.StringVar(&o.tlsKey, "tls-key", "", "PEM `file` with its private key")
 	flags.StringVar(&o.memory, "memory", "", "budget for bodies under way, such as 512MiB (default: a quarter of RAM, at most 1 GiB)")
-	setting(flags, "dir", "s3", "name", "tls-cert", "tls-key", "memory")
+	setting(flags, "dir", "s3", "name", "domain", "tls-cert", "tls-key", "memory")
 }
 
 // config checks what can be checked before anything is touched.
@@ -54,7 +56,7 @@ func (o *serveOptions) config(s *session) (peer.Config, error) {
 		return peer.Config{}, err
 	}
 	return peer.Config{
-		Dir: dir, Name: o.name, Listen: o.s3, TLSCert: o.tlsCert, TLSKey: o.tlsKey, Memory: memory, RootKey: key, Version: version,
+		Dir: dir, Name: o.name, Listen: o.s3, Domain: o.domain, TLSCert: o.tlsCert, TLSKey: o.tlsKey, Memory: memory, RootKey: key, Version: version,
 	}, nil
 }
 

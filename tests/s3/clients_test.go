@@ -376,3 +376,45 @@ func TestAWSSDKGo(t *testing.T) {
 		}
 	})
 }
+
+func TestVirtualHostedStyle(t *testing.T) {
+	s := testkit.Up(t, testkit.Options{Args: []string{"--domain", "localhost"}})
+	s.MakeBucket("hosted")
+	_, port, _ := strings.Cut(s.Addr, ":")
+	client := s.S3(func(o *s3.Options) {
+		o.UsePathStyle = false
+		o.BaseEndpoint = aws.String("http://localhost:" + port)
+		o.HTTPClient = &http.Client{Transport: loopback{s.Addr, testkit.Transport(t, "")}}
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), minute)
+	defer cancel()
+	if _, err := client.PutObject(ctx, &s3.PutObjectInput{Bucket: aws.String("hosted"), Key: aws.String("a/b c"), Body: strings.NewReader("by host")}); err != nil {
+		t.Fatal(err)
+	}
+	out, err := s.S3().GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String("hosted"), Key: aws.String("a/b c")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(out.Body)
+	if err != nil || string(body) != "by host" {
+		t.Fatalf("%q, %v", body, err)
+	}
+	if err := out.Body.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// loopback sends requests for any host to one address, as a wildcard DNS entry would.
+type loopback struct {
+	addr string
+	next http.RoundTripper
+}
+
+func (l loopback) RoundTrip(request *http.Request) (*http.Response, error) {
+	request = request.Clone(request.Context())
+	if !strings.HasPrefix(request.URL.Host, "hosted.localhost:") {
+		return nil, fmt.Errorf("request for %s is not in virtual-hosted style", request.URL.Host)
+	}
+	request.Host, request.URL.Host = request.URL.Host, l.addr
+	return l.next.RoundTrip(request)
+}

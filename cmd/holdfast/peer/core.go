@@ -87,7 +87,7 @@ func (p *Peer) openCore(ctx context.Context) (_ *core, err error) {
 		return nil, err
 	}
 	registry := prometheus.NewRegistry()
-	if c.face, err = s3.New(s3.Config{Store: c.objects, Keys: p.lookupKey, Now: p.seams.Now, Log: p.log, Metrics: registry}); err != nil {
+	if c.face, err = s3.New(s3.Config{Store: c.objects, Keys: p.lookupKey, Domain: p.config.Domain, Now: p.seams.Now, Log: p.log, Metrics: registry}); err != nil {
 		return nil, err
 	}
 	if err := c.reserve(registry); err != nil {

@@ -85,7 +85,7 @@ type front struct {
 type closedStore struct{ s3.Store }
 
 func (p *Peer) newFront() (*front, error) {
-	waiting, err := s3.New(s3.Config{Store: closedStore{}, Keys: p.lookupKey, Now: p.seams.Now, Log: p.log})
+	waiting, err := s3.New(s3.Config{Store: closedStore{}, Keys: p.lookupKey, Domain: p.config.Domain, Now: p.seams.Now, Log: p.log})
 	if err != nil {
 		return nil, err
 	}

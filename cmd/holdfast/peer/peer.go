@@ -65,6 +65,9 @@ type Config struct {
 	Zone, Rack string
 	// Listen is the address of the S3 listener, host:port.
 	Listen string
+	// Domain, when not empty, makes BUCKET.Domain a host of the S3 face (virtual-hosted style); several are separated by
+	// commas.
+	Domain string
 	// TLSCert and TLSKey are PEM files; both empty means plain HTTP.
 	TLSCert, TLSKey string
 	// Memory is the budget of row buffers in bytes; zero means a quarter of RAM, at most 1 GiB.
