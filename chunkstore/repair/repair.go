@@ -62,6 +62,7 @@ type Progress struct {
 // Worker repairs. Make it with New.
 type Worker struct {
 	config Config
+	kick   chan struct{} // holds one wake-up
 
 	run sync.Mutex // one pass at a time; held over I/O by design
 
@@ -112,7 +113,7 @@ func New(config Config) *Worker {
 	if config.Log == nil {
 		config.Log = slog.Default()
 	}
-	return &Worker{config: config, volumes: make(map[chunkstore.VolumeID]*known)}
+	return &Worker{config: config, kick: make(chan struct{}, 1), volumes: make(map[chunkstore.VolumeID]*known)}
 }
 
 // Name says what the worker is called in status.
@@ -125,7 +126,15 @@ func (w *Worker) Progress() Progress {
 	return w.progress
 }
 
-// Run repairs until ctx ends: at once, when drives come or go, and every Interval.
+// Kick makes Run look at the intents now, for one who has just written some.
+func (w *Worker) Kick() {
+	select {
+	case w.kick <- struct{}{}:
+	default: // it was woken already
+	}
+}
+
+// Run repairs until ctx ends: at once, when drives come or go, when kicked, and every Interval.
 func (w *Worker) Run(ctx context.Context) error {
 	changed, cancel := w.config.Drives.Subscribe()
 	defer cancel()
@@ -136,6 +145,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-changed:
+		case <-w.kick:
 		case <-timer.C:
 		}
 		if _, err := w.RunOnce(ctx); err != nil {

@@ -26,8 +26,8 @@ func newFsck(s *session) *cobra.Command {
 		Use:   "fsck",
 		Short: "Check that everything is where it should be",
 		Long: `Walks all names and checks that every chunk they refer to has its shards on the drives that should hold them,
-and counts what no name refers to. With --deep every byte of every shard is read and verified. Nothing is changed;
-repair mends what is found. Exit code 3 when something is wrong. Runs while the store is in use.`,
+and counts what no name refers to. With --deep every byte of every shard is read and verified. What is
+missing or damaged is handed to repair, which rebuilds it. Exit code 3 when something is wrong. Runs while the store is in use.`,
 		Args: exactArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runFsck(cmd.Context(), s, &o) },
 	}

@@ -1,5 +1,6 @@
 // Package admin is the operator API: what a peer answers under /-/admin/ and the client that asks. Every answer is
-// JSON, every request is signed with SigV4 by the root access key, and all of it is read-only.
+// JSON, every request is signed with SigV4 by the root access key, and all of it is read-only, but that
+// fsck hands what it finds to repair.
 //
 //	GET /-/admin/status              Status
 //	GET /-/admin/drives              []Drive

@@ -1,6 +1,8 @@
 package peer
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -94,28 +96,56 @@ func writeJSON(fsys vfs.FS, name string, value any) error {
 	return vfs.WriteFile(fsys, name, append(text, '\n'), 0o600)
 }
 
-// clusterRecord is DIR/cluster.
+// clusterRecord is DIR/cluster. The checksum keeps a flipped bit from naming a cluster that no drive belongs to.
 type clusterRecord struct {
 	Cluster string `json:"cluster"`
+	Sum     string `json:"sha256"` // of Cluster, in hex
+}
+
+func newClusterRecord(id cluster.ClusterID) clusterRecord {
+	sum := sha256.Sum256([]byte(id.String()))
+	return clusterRecord{Cluster: id.String(), Sum: hex.EncodeToString(sum[:])}
+}
+
+// readClusterRecord reads DIR/cluster. The id is zero when the file is not there or damaged; there tells which.
+func (p *Peer) readClusterRecord() (id cluster.ClusterID, there bool, err error) {
+	name := path.Join(p.config.Dir, clusterFile)
+	text, err := vfs.ReadFile(p.seams.FS, name, maxSmall)
+	if errors.Is(err, fs.ErrNotExist) {
+		return id, false, nil
+	}
+	if err != nil {
+		return id, false, err
+	}
+	var record clusterRecord
+	err = json.Unmarshal(text, &record)
+	var parsed cluster.ID
+	if err == nil {
+		parsed, err = cluster.ParseID(record.Cluster)
+	}
+	if err == nil && record != newClusterRecord(cluster.ClusterID(parsed)) {
+		err = errors.New("checksum differs")
+	}
+	if err != nil {
+		p.log.Warn("the cluster's id is damaged; the drives tell it", "path", name, "err", err)
+		return id, true, nil
+	}
+	return cluster.ClusterID(parsed), true, nil
 }
 
 // findCluster learns which cluster this is, from DIR or from the drives, makes a new one when both are blank, and
 // makes a slot for each drive directory.
 func (p *Peer) findCluster() error {
-	fsys, dir := p.seams.FS, p.config.Dir
-	var record clusterRecord
-	if err := readJSON(fsys, path.Join(dir, clusterFile), &record); err == nil {
-		id, err := cluster.ParseID(record.Cluster)
-		if err != nil {
-			return fmt.Errorf("read %s: %w", path.Join(dir, clusterFile), err)
-		}
-		p.cluster = cluster.ClusterID(id)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	forming, err := p.form()
+	id, there, err := p.readClusterRecord()
 	if err != nil {
 		return err
+	}
+	p.cluster = id
+	var forming *plan
+	if !there || id != (cluster.ClusterID{}) { // a damaged record proves that a first start was finished
+		if forming, err = p.form(); err != nil {
+			return err
+		}
 	}
 	if forming == nil && p.cluster == (cluster.ClusterID{}) {
 		if p.cluster, err = clusterOf(p.examineAll()); err != nil {
@@ -124,7 +154,7 @@ func (p *Peer) findCluster() error {
 	}
 	for _, dir := range p.config.Drives {
 		p.slots = append(p.slots, &slot{
-			fs: fsys, path: dir, cluster: p.cluster, drives: p.drives, log: p.log, looked: make(chan struct{}),
+			fs: p.seams.FS, path: dir, cluster: p.cluster, drives: p.drives, log: p.log, looked: make(chan struct{}),
 		})
 	}
 	return nil
@@ -287,7 +317,7 @@ func (p *Peer) readPlan() (*plan, error) {
 // lost with DIR.
 func (p *Peer) finishForming(key Credentials) error {
 	fsys, dir := p.seams.FS, p.config.Dir
-	want := clusterRecord{Cluster: p.cluster.String()}
+	want := newClusterRecord(p.cluster)
 	var have clusterRecord
 	if err := readJSON(fsys, path.Join(dir, clusterFile), &have); err != nil || have != want {
 		if err := writeJSON(fsys, path.Join(dir, clusterFile), want); err != nil {

@@ -206,6 +206,9 @@ func (f *fsck) judge(ctx context.Context, n multipart.Named) error {
 	if result.Good == allShards || f.gone(ctx, n) {
 		return nil
 	}
+	if err := f.order(ctx, n.Chunk, result); err != nil {
+		return err
+	}
 	kind := "missing"
 	switch {
 	case result.Losses < 0:
@@ -224,6 +227,19 @@ func (f *fsck) judge(ctx context.Context, n multipart.Named) error {
 	problem.Detail = fmt.Sprintf("%d of %d shards are good, %d missing, %d damaged, %d on drives that are down", bits.OnesCount16(result.Good),
 		chunkstore.Shards, bits.OnesCount16(result.Missing), bits.OnesCount16(result.Damaged), bits.OnesCount16(result.Unreachable))
 	return f.see(admin.FsckEvent{Problem: &problem})
+}
+
+// order tells repair what to rebuild of a chunk: the shards that are damaged or missing on drives that are up.
+func (f *fsck) order(ctx context.Context, c chunkstore.Chunk, result chunkstore.CheckResult) error {
+	mask := result.Damaged | result.Missing
+	if mask == 0 || result.Losses < 0 { // on drives that are down, or beyond repair
+		return nil
+	}
+	if err := (volumes{f.core.catalog}).AddIntent(ctx, chunkstore.Intent{Chunk: c, Missing: mask}); err != nil {
+		return fmt.Errorf("record the damage of chunk %v: %w", c.ID, err)
+	}
+	f.core.repair.Kick()
+	return nil
 }
 
 // gone tells whether the name that led to a chunk went away meanwhile, so that its shards may have too.
