@@ -26,6 +26,7 @@ type gateway interface {
 type ledger struct {
 	t      *testing.T
 	bucket string
+	body   func(key string) []byte // the content of a key
 
 	mu      sync.Mutex
 	acked   map[string]bool // true: must be readable and whole
@@ -35,15 +36,24 @@ type ledger struct {
 }
 
 func newLedger(t *testing.T, bucket string) *ledger {
-	return &ledger{t: t, bucket: bucket, acked: map[string]bool{}, unknown: map[string]bool{}, deleted: map[string]bool{}}
+	return &ledger{t: t, bucket: bucket, body: body, acked: map[string]bool{}, unknown: map[string]bool{}, deleted: map[string]bool{}}
 }
 
 // body is the content of a key: sizes around every boundary, from nothing to several chunks.
 func body(key string) []byte {
+	return bodyOf(key, 0, 1, 100, 4096, 16<<10, 16<<10+1, 70_000, 512<<10, 600_000, 3<<20, 9<<20)
+}
+
+// smallBody is body for tests that want many writes: inline, one row, and now and then two.
+func smallBody(key string) []byte {
+	return bodyOf(key, 0, 1, 100, 4096, 16<<10, 16<<10, 16<<10+1, 40_000, 70_000, 100, 3000, 530_000)
+}
+
+// bodyOf is random bytes of one of the sizes, both drawn from the key.
+func bodyOf(key string, sizes ...int) []byte {
 	var seed [32]byte
 	copy(seed[:], key)
 	source := rand.NewChaCha8(seed)
-	sizes := []int{0, 1, 100, 4096, 16 << 10, 16<<10 + 1, 70_000, 512 << 10, 600_000, 3 << 20, 9 << 20}
 	size := sizes[source.Uint64()%uint64(len(sizes))]
 	p := make([]byte, size)
 	if _, err := source.Read(p); err != nil {
@@ -81,7 +91,7 @@ func (l *ledger) write(ctx context.Context, client *s3.Client, parts bool) bool 
 	l.next++
 	l.unknown[key] = true
 	l.mu.Unlock()
-	content, err := body(key), error(nil)
+	content, err := l.body(key), error(nil)
 	if parts {
 		err = l.multipart(ctx, client, key, content)
 	} else {
@@ -171,7 +181,7 @@ func (l *ledger) audit(s gateway) {
 				switch {
 				case err == nil && c.mayNot:
 					l.t.Errorf("%s was deleted and is back", c.key)
-				case err == nil && !bytes.Equal(content, body(c.key)):
+				case err == nil && !bytes.Equal(content, l.body(c.key)):
 					l.t.Errorf("%s has %d wrong bytes", c.key, len(content))
 				case err != nil && errors.As(err, &absent) && c.must:
 					l.t.Errorf("%s was acknowledged and is lost", c.key)

@@ -1,14 +1,17 @@
 package crash
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -31,7 +34,22 @@ type memoryPeer struct {
 	http *http.Transport
 }
 
-func startMemoryPeer(t *testing.T, fs *vfs.Memory) *memoryPeer {
+// memorySegment keeps the five copies of the log small, and makes it change segments often.
+const memorySegment = 1 << 20
+
+func startMemoryPeer(t *testing.T, fs *vfs.Memory, change ...func(*peer.Config, *peer.Seams)) *memoryPeer {
+	t.Helper()
+	m := tryMemoryPeer(t, fs, change...)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := m.peer.WaitReady(ctx); err != nil {
+		t.Fatalf("not ready: %v (%s)", err, m.peer.Summary())
+	}
+	return m
+}
+
+// tryMemoryPeer starts a peer and does not wait until it is ready.
+func tryMemoryPeer(t *testing.T, fs *vfs.Memory, change ...func(*peer.Config, *peer.Seams)) *memoryPeer {
 	t.Helper()
 	config := peer.Config{
 		Dir: "/dir", Name: "test", Listen: "127.0.0.1:0", Memory: 128 << 20,
@@ -46,15 +64,17 @@ func startMemoryPeer(t *testing.T, fs *vfs.Memory) *memoryPeer {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	p, err := peer.Start(ctx, config, peer.Seams{FS: fs, Now: time.Now, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))})
+	seams := peer.Seams{
+		FS: fs, Now: time.Now, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), LogSegment: memorySegment,
+	}
+	for _, f := range change {
+		f(&config, &seams)
+	}
+	p, err := peer.Start(ctx, config, seams)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &memoryPeer{t: t, fs: fs, peer: p, http: testkit.Transport(t, "")}
-	if err := p.WaitReady(ctx); err != nil {
-		t.Fatalf("not ready: %v (%s)", err, p.Summary())
-	}
-	return m
+	return &memoryPeer{t: t, fs: fs, peer: p, http: testkit.Transport(t, "")}
 }
 
 func (m *memoryPeer) S3(change ...func(*s3.Options)) *s3.Client {
@@ -90,7 +110,7 @@ func (m *memoryPeer) makeBucket(name string) {
 
 // TestPowerLoss cuts the power of a whole peer, bytes and names together, again and again under load.
 func TestPowerLoss(t *testing.T) {
-	runs, chain := 100, 25
+	runs, chain := 200, 10
 	if os.Getenv("HOLDFAST_LONG") != "" {
 		runs = 1000
 	}
@@ -103,7 +123,7 @@ func TestPowerLoss(t *testing.T) {
 			t.Fatalf("failed in the chain of seed %d", seed+uint64(done))
 		}
 	}
-	if acked < int64(runs) {
+	if acked < 5*int64(runs) {
 		t.Fatalf("%d writes were acknowledged in %d runs: there was no load", acked, runs)
 	}
 	t.Logf("%d acknowledged writes in %d power cuts", acked, runs)
@@ -116,12 +136,13 @@ func powerLossChain(t *testing.T, seed uint64, cuts int) (acked int64) {
 	m := startMemoryPeer(t, fs)
 	m.makeBucket("load")
 	l := newLedger(t, "load")
+	l.body = smallBody
 	for range cuts {
 		ctx, cancel := context.WithCancel(context.Background())
 		var n int64
 		var load sync.WaitGroup
-		load.Go(func() { n = l.load(ctx, m, 3) })
-		cut := time.NewTimer(time.Duration(5+random.IntN(60)) * time.Millisecond)
+		load.Go(func() { n = l.load(ctx, m, 6) })
+		cut := time.NewTimer(time.Duration(5+random.IntN(45)) * time.Millisecond)
 		<-cut.C
 		fs = fs.Crash() // in the middle of the load
 		cancel()
@@ -183,16 +204,9 @@ func TestEveryLossOfFourDrives(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := startMemoryPeer(t, fs)
-		for key, content := range want {
-			// Large objects are read whole by one set in eight, and around a place of their own by every set.
-			if len(content) > 1<<20 && sets%8 != 0 {
-				wantSpan(t, m, key, content, sets*77_777%len(content))
-				continue
-			}
-			got, err := get(context.Background(), m.S3(), "loss", key)
-			if err != nil || string(got) != string(content) {
-				t.Fatalf("without drives %v: %s: %v, %d bytes", drives, key, err, len(got))
-			}
+		readAfterLoss(t, m, want, sets)
+		if t.Failed() {
+			t.Fatalf("without drives %v", drives)
 		}
 		m.close()
 		for _, d := range drives {
@@ -206,6 +220,50 @@ func TestEveryLossOfFourDrives(t *testing.T) {
 	}
 }
 
+// readAfterLoss reads small objects whole, and of every large one both ends, the boundaries of its chunks and a place
+// that moves with round; one large object in turn is read whole.
+func readAfterLoss(t *testing.T, m *memoryPeer, want map[string][]byte, round int) {
+	t.Helper()
+	const small = 1 << 20
+	work := make(chan func(), len(want))
+	var large []string
+	for _, key := range slices.Sorted(maps.Keys(want)) {
+		if len(want[key]) > small {
+			large = append(large, key)
+		}
+	}
+	for key, content := range want {
+		if len(content) <= small || key == large[round%len(large)] {
+			work <- func() {
+				got, err := get(context.Background(), m.S3(), "loss", key)
+				if err != nil || !bytes.Equal(got, content) {
+					t.Errorf("%s: %v, %d bytes", key, err, len(got))
+				}
+			}
+			continue
+		}
+		work <- func() {
+			const around = 4 << 10
+			for edge := 0; edge <= len(content); edge += 8 << 20 {
+				wantSpan(t, m, key, content, edge-around, edge+around)
+			}
+			wantSpan(t, m, key, content, len(content)-around, len(content))
+			at := round * 777_777 % len(content)
+			wantSpan(t, m, key, content, at, at+100_000)
+		}
+	}
+	close(work)
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for read := range work {
+				read()
+			}
+		})
+	}
+	readers.Wait()
+}
+
 func drivesOf(mask int) (drives []int) {
 	for d := range 12 {
 		if mask&(1<<d) != 0 {
@@ -215,19 +273,23 @@ func drivesOf(mask int) (drives []int) {
 	return drives
 }
 
-// wantSpan reads 600 KB around off.
-func wantSpan(t *testing.T, m *memoryPeer, key string, content []byte, off int) {
+// wantSpan reads bytes [from, to) of an object, as far as it has them.
+func wantSpan(t *testing.T, m *memoryPeer, key string, content []byte, from, to int) {
 	t.Helper()
-	end := min(off+600_000, len(content))
-	out, err := m.S3().GetObject(context.Background(), &s3.GetObjectInput{Bucket: aws.String("loss"), Key: &key, Range: aws.String(fmt.Sprintf("bytes=%d-%d", off, end-1))})
+	from, to = max(from, 0), min(to, len(content))
+	if from >= to {
+		return
+	}
+	out, err := m.S3().GetObject(context.Background(), &s3.GetObjectInput{Bucket: aws.String("loss"), Key: &key, Range: aws.String(fmt.Sprintf("bytes=%d-%d", from, to-1))})
 	if err != nil {
-		t.Fatalf("%s at %d: %v", key, off, err)
+		t.Errorf("%s at %d: %v", key, from, err)
+		return
 	}
 	got, err := io.ReadAll(out.Body)
-	if err != nil || string(got) != string(content[off:end]) {
-		t.Fatalf("%s at %d: %v, %d bytes", key, off, err, len(got))
+	if err != nil || !bytes.Equal(got, content[from:to]) {
+		t.Errorf("%s at %d: %v, %d bytes", key, from, err, len(got))
 	}
 	if err := out.Body.Close(); err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 }
