@@ -49,6 +49,9 @@ type Config struct {
 	Retry time.Duration
 	// Transport carries the requests. Nil means a transport of this client's own.
 	Transport http.RoundTripper
+	// NoPipes sends every message as an HTTP request of its own. Without it a client does that only where no pipe gets
+	// through.
+	NoPipes bool
 	// Log gets what no caller can be told. Nil means slog.Default().
 	Log *slog.Logger
 }
@@ -59,9 +62,12 @@ type Client struct {
 	session string
 	bases   []string
 	http    *http.Client
-	log     *slog.Logger
-	seq     atomic.Uint64
-	current atomic.Uint64 // counts the changes of gateway
+	// services are the clients of the service at bases.
+	services []mountpbconnect.MountServiceClient
+	pipes    pipes
+	log      *slog.Logger
+	seq      atomic.Uint64
+	current  atomic.Uint64 // counts the changes of gateway
 
 	// lifetime bounds reads, which have no context of their own, and the renewal.
 	lifetime context.Context
@@ -107,6 +113,11 @@ func New(ctx context.Context, c Config) (*Client, error) {
 		}
 	}
 	cl.http = &http.Client{Transport: &signer{next: transport, config: c}}
+	for _, base := range cl.bases {
+		plain := mountpbconnect.NewMountServiceClient(cl.http, base+PathPrefix[:len(PathPrefix)-1],
+			connect.WithReadMaxBytes(maxMessage), connect.WithAcceptCompression("gzip", nil, nil))
+		cl.services = append(cl.services, piped{plain, cl, base})
+	}
 	cl.lifetime, cl.stop = context.WithCancel(context.Background())
 	if err := cl.openSession(ctx); err != nil {
 		cl.stop()
@@ -147,9 +158,8 @@ func (c *Client) base() (string, uint64) {
 }
 
 func (c *Client) service() (mountpbconnect.MountServiceClient, uint64) {
-	base, n := c.base()
-	return mountpbconnect.NewMountServiceClient(c.http, base+PathPrefix[:len(PathPrefix)-1],
-		connect.WithReadMaxBytes(maxMessage)), n
+	n := c.current.Load()
+	return c.services[n%uint64(len(c.services))], n
 }
 
 // openSession begins the session, or takes it up after the gateway forgot it.
@@ -202,6 +212,7 @@ func (c *Client) Close(ctx context.Context) error {
 		_, err := svc.CloseSession(ctx, connect.NewRequest(&mountpb.SessionRequest{Session: c.session}))
 		return err
 	})
+	c.dropPipes(true)
 	c.http.CloseIdleConnections()
 	return err
 }

@@ -3,7 +3,8 @@
 //
 // Both sides speak under PathPrefix on the S3 listener, signed with SigV4 like every other request there: names,
 // attributes and commits by the connect service of mount.proto, the bytes of parts and of reads as plain HTTP bodies
-// with a CRC32C. A mount has a session with a lease; each change carries its number in the session, so that a request
+// with a CRC32C. Most messages go through pipes: connections that one signed request turned into a line of questions and
+// answers, at a tenth of the cost; where a proxy lets none through, each message is a request. A mount has a session with a lease; each change carries its number in the session, so that a request
 // repeated after a lost answer is applied once. The service keeps the answers of the last changes, and hands the
 // number on to the Objects (tree.OpFrom), which remember it across a restart of the gateway.
 //

@@ -124,9 +124,15 @@ func (g *gateway) restart() {
 	}
 }
 
-func (g *gateway) dial(t *testing.T) *remote.Client {
+func (g *gateway) dial(t *testing.T) *remote.Client { return g.dialBy(t, false) }
+
+// dialPlain is a client that sends every message as an HTTP request of its own.
+func (g *gateway) dialPlain(t *testing.T) *remote.Client { return g.dialBy(t, true) }
+
+func (g *gateway) dialBy(t *testing.T, noPipes bool) *remote.Client {
 	t.Helper()
 	c, err := remote.New(t.Context(), remote.Config{
+		NoPipes:   noPipes,
 		Endpoints: []string{g.http.URL}, AccessKey: "key", SecretKey: secret, Bucket: "bucket", Retry: 5 * time.Second, Log: quiet(),
 	})
 	if err != nil {
@@ -187,7 +193,7 @@ func TestWrongKeyAndMissingBucketAreTold(t *testing.T) {
 // The answer of every change is lost once: it is asked for again, and applied once.
 func TestAChangeWhoseAnswerIsLostIsAppliedOnce(t *testing.T) {
 	g := newGateway(t, 0)
-	c := g.dial(t)
+	c := g.dialPlain(t)
 	var lost atomic.Int64
 	var seen sync.Map
 	g.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -34,12 +35,15 @@ type Service struct {
 	config ServiceConfig
 	mux    *http.ServeMux
 	reads  chan struct{}
+	// procedures are what pipes can ask for.
+	procedures map[string]procedure
 
-	// ending counts the sessions that end by themselves.
+	// ending counts the pipes, and the sessions that end by themselves.
 	ending sync.WaitGroup
 
 	mu       sync.Mutex
 	sessions map[string]*session
+	pipes    pipeServer
 	closed   bool
 }
 
@@ -55,12 +59,15 @@ func NewService(c ServiceConfig) (pathPrefix string, s *Service) {
 		c.Owner = func(context.Context) string { return "" }
 	}
 	s = &Service{config: c, mux: http.NewServeMux(), reads: make(chan struct{}, maxReads), sessions: map[string]*session{}}
-	path, handler := mountpbconnect.NewMountServiceHandler(s, connect.WithReadMaxBytes(maxMessage))
+	s.procedures, s.pipes.conns = procedures(), map[net.Conn]bool{}
+	// What is sent is small or does not shrink.
+	path, handler := mountpbconnect.NewMountServiceHandler(s, connect.WithReadMaxBytes(maxMessage), connect.WithCompression("gzip", nil, nil))
 	prefix := PathPrefix[:len(PathPrefix)-1]
 	s.mux.Handle(prefix+path, http.StripPrefix(prefix, handler))
 	s.mux.HandleFunc("PUT "+pathPart, s.putPart)
 	s.mux.HandleFunc("GET "+pathPart, s.getPart)
 	s.mux.HandleFunc("GET "+pathRead, s.getRead)
+	s.mux.HandleFunc("GET "+pathPipe, s.openPipe)
 	return PathPrefix, s
 }
 
@@ -72,6 +79,7 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serv
 func (s *Service) Close() error {
 	s.mu.Lock()
 	s.closed = true
+	s.endPipesLocked()
 	all := s.sessions
 	s.sessions = map[string]*session{}
 	s.mu.Unlock()
