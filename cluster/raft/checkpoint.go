@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"time"
@@ -347,6 +348,7 @@ func pairs(r kv.Reader, spans []kv.Span, visit func(payload []byte) error) error
 type checkpointWriter struct {
 	log    *mirroredLog
 	number uint64
+	drives []*drive
 	open   map[cluster.DriveID]vfs.File
 	failed map[cluster.DriveID]error
 	off    int64
@@ -358,7 +360,7 @@ type checkpointWriter struct {
 func (d *drive) checkpointTemporary() string { return d.dir + checkpointDir + "/new" + temporarySuffix }
 
 func (l *mirroredLog) newCheckpoint(drives []*drive, number uint64, pace bool) *checkpointWriter {
-	w := &checkpointWriter{log: l, number: number, open: map[cluster.DriveID]vfs.File{}, failed: map[cluster.DriveID]error{}, pace: pace}
+	w := &checkpointWriter{log: l, number: number, drives: drives, open: map[cluster.DriveID]vfs.File{}, failed: map[cluster.DriveID]error{}, pace: pace}
 	for _, d := range drives {
 		err := d.makeDirs()
 		var file vfs.File
@@ -455,12 +457,21 @@ func (w *checkpointWriter) finish(drives map[cluster.DriveID]*drive) error {
 	return nil
 }
 
-// abandon closes the files of a checkpoint that is given up.
+// abandon closes the files of a checkpoint that is given up, and removes them: where space was too scarce to finish
+// them, they would keep what is left of it. A drive that hangs keeps its own.
 func (w *checkpointWriter) abandon() error {
 	var errs []error
 	for _, file := range w.open {
 		errs = append(errs, file.Close())
 	}
 	w.open = nil
+	for _, d := range w.drives {
+		if errors.Is(w.failed[d.id], errSlow) {
+			continue
+		}
+		if err := d.fs.Remove(d.checkpointTemporary()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
 	return errors.Join(errs...)
 }

@@ -34,6 +34,9 @@ type Host struct {
 	stop chan struct{} // closed by Close
 	done chan struct{} // closed when the supervisor has ended
 
+	reserved atomic.Bool // space is set aside beside the state
+	scarce   atomic.Bool // it was given up, or there was never enough
+
 	mu       sync.Mutex
 	closed   bool
 	known    map[GroupID]bool           // the groups of this peer
@@ -155,7 +158,10 @@ func (h *Host) supervise(ctx context.Context, c *core, opened chan<- error) {
 			h.config.Log.Error("raft host interrupted", "err", err)
 		}
 		broken := errors.Is(err, errStateBroken)
-		if broken {
+		spent := isNoSpace(err) && h.spendReserve()
+		// Without space the next state will break as well: nobody waits for it, and it is not tried at once.
+		again := broken && !spent && isNoSpace(err)
+		if broken && !again {
 			h.pause()
 		} else {
 			h.fail(err)
@@ -170,6 +176,9 @@ func (h *Host) supervise(ctx context.Context, c *core, opened chan<- error) {
 		}
 		if closeErr != nil {
 			h.config.Log.Warn("raft host closed its log with an error", "err", closeErr)
+		}
+		if again && !h.rest() {
+			return
 		}
 		if c = h.reopen(broken); c == nil {
 			return
@@ -245,13 +254,24 @@ func (h *Host) reopen(broken bool) *core {
 		}
 		h.config.Log.Warn("raft host cannot open its log yet", "err", err)
 		h.fail(err)
-		select {
-		case <-h.stop:
+		if isNoSpace(err) && h.spendReserve() {
+			continue
+		}
+		if !h.rest() {
 			return nil
-		case <-h.returned:
-		case <-time.After(reopenPause):
 		}
 	}
+}
+
+// rest pauses until a drive returns, or for reopenPause. False: the host closes.
+func (h *Host) rest() bool {
+	select {
+	case <-h.stop:
+		return false
+	case <-h.returned:
+	case <-time.After(reopenPause):
+	}
+	return true
 }
 
 func (h *Host) here() []Mirror {

@@ -37,6 +37,7 @@ func (c *core) keep(ctx context.Context, ended <-chan struct{}) {
 	c.scrubCheckpoints(ctx)
 	retry := time.Now().Add(retryDrive)
 	for ctx.Err() == nil {
+		c.host.keepReserve()
 		c.log.prepareNext()
 		if err := c.log.fill(ctx, c.keptNumbers()); err != nil && ctx.Err() == nil {
 			log.Warn("log mirror cannot be made", "err", err)

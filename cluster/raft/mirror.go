@@ -268,9 +268,22 @@ func (d *drive) makeSegment(number uint64, size int64) error {
 	return d.fs.SyncDir(d.dir + logDir)
 }
 
-// writeNew writes a file of size bytes that begins with data, zeros after it, and syncs it.
-func (d *drive) writeNew(name string, data []byte, size int64) (err error) {
-	file, err := d.fs.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+// zeroStep is how much of a new segment is written at a time.
+const zeroStep = 1 << 20
+
+// writeNew writes a file of size bytes that begins with data, zeros after it, and syncs it. A file of zeros alone goes
+// past the page cache where that works: its pages would push out others and cost a copy each.
+func (d *drive) writeNew(name string, data []byte, size int64) error {
+	if len(data) == 0 && size%vfs.Align == 0 {
+		if err := d.writeFile(name, nil, size, vfs.Direct); !errors.Is(err, vfs.ErrNoDirect) {
+			return err
+		}
+	}
+	return d.writeFile(name, data, size, 0)
+}
+
+func (d *drive) writeFile(name string, data []byte, size int64, flags int) (err error) {
+	file, err := d.fs.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC|flags, 0o600)
 	if err != nil {
 		return err
 	}
@@ -278,10 +291,9 @@ func (d *drive) writeNew(name string, data []byte, size int64) (err error) {
 	if err := writeAll(file, data, 0); err != nil {
 		return err
 	}
-	const step = 1 << 20
-	zeros := make([]byte, min(step, max(0, size-int64(len(data)))))
-	for off := int64(len(data)); off < size; off += step {
-		if err := writeAll(file, zeros[:min(step, size-off)], off); err != nil {
+	zeros := vfs.Aligned(int(min(zeroStep, max(0, size-int64(len(data))))))
+	for off := int64(len(data)); off < size; off += zeroStep {
+		if err := writeAll(file, zeros[:min(zeroStep, size-off)], off); err != nil {
 			return err
 		}
 	}

@@ -35,19 +35,21 @@ func newLog(c Config, mirrors []Mirror) *mirroredLog {
 // readPapers reads what every drive knows about mirror sets, all at once. A drive that cannot be read counts as
 // missing. blank tells that all drives could be read and none ever held anything.
 func (l *mirroredLog) readPapers() (papers map[cluster.DriveID]ballotPaper, blank bool) {
+	// A drive that is given up may answer at any time later, so what it writes to is not what is returned.
 	var mu sync.Mutex
-	papers = map[cluster.DriveID]ballotPaper{}
+	answers := map[cluster.DriveID]ballotPaper{}
 	_, failed := l.each(l.reachable(), func(d *drive) error {
 		p, err := d.readPaper(l.cluster)
 		mu.Lock()
 		defer mu.Unlock()
 		if err == nil {
-			papers[d.id] = p
+			answers[d.id] = p
 		}
 		return err
 	})
 	mu.Lock()
 	defer mu.Unlock()
+	papers = map[cluster.DriveID]ballotPaper{}
 	blank = len(failed) == 0
 	for id, err := range failed {
 		// A drive whose paper is damaged does not count now; it gets a new paper with the next set.
@@ -55,11 +57,11 @@ func (l *mirroredLog) readPapers() (papers map[cluster.DriveID]ballotPaper, blan
 			l.drop(map[cluster.DriveID]error{id: err})
 		}
 	}
-	for id, p := range papers {
+	for id, p := range answers {
 		if failed[id] != nil {
-			delete(papers, id) // it answered too late
-			continue
+			continue // it answered too late
 		}
+		papers[id] = p
 		l.promised = max(l.promised, p.promised, p.set.ballot)
 		blank = blank && p.set.epoch == 0
 	}

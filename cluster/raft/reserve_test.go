@@ -1,0 +1,48 @@
+package raft
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/holdfast/holdfast/cluster/vfs"
+)
+
+// TestAFullDiskLeavesRoomForDeletes fills the file system: names stay readable and a few more commands pass, and all is
+// as before when space returns.
+func TestAFullDiskLeavesRoomForDeletes(t *testing.T) {
+	f := vfs.NewMemory(1)
+	b := newBench(t, f, 12)
+	b.config.WriteBuffer = 16 << 10
+	h := b.bootstrap(t)
+	var want []string
+	say := func(command string) {
+		t.Helper()
+		propose(t, h, 1, command)
+		want = append(want, command)
+	}
+	for i := range 50 {
+		say(fmt.Sprintf("before-%d", i))
+	}
+	eventually(t, "the reserve", h.reserved.Load)
+	usage, err := f.Usage("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.SetCapacity(max(1, usage.Total-usage.Free))
+	for i := range 40 {
+		say(fmt.Sprintf("full-%d-%s", i, strings.Repeat("x", 100)))
+		wantItems(t, h, 1, want)
+	}
+	if !h.Scarce() {
+		t.Fatal("the reserve was not needed")
+	}
+	f.SetCapacity(0)
+	eventually(t, "a new reserve", func() bool { return !h.Scarce() && h.reserved.Load() })
+	say("after")
+	wantItems(t, h, 1, want)
+	closeHost(t, h)
+	h = b.open(t)
+	wantItems(t, h, 1, want)
+	closeHost(t, h)
+}
