@@ -125,7 +125,11 @@ func (d *Drive) punch(at location) {
 // drop removes a chunk file that has no live record. The deletions are durable, so it does not matter whether a crash
 // brings the file back. When the last file of a sealed volume goes, its deleted shards need not be remembered.
 func (d *Drive) drop(v *volumeIndex, f *chunkFile) {
-	if err := errors.Join(f.retire(), d.fs.Remove(f.name)); err != nil {
+	err := d.fs.Remove(f.name)
+	if isMissing(err) {
+		err = nil
+	}
+	if err := errors.Join(f.retire(), err); err != nil {
 		d.log.Warn("empty chunk file not removed", "drive", d.identity.Name, "path", f.name, "err", err)
 		return
 	}

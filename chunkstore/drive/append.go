@@ -140,6 +140,10 @@ func (d *Drive) sync(s *stream) {
 		d.kill(s, fmt.Errorf("sync %s: %w", f.name, err))
 		return
 	}
+	if err := d.checkName(f); err != nil {
+		d.kill(s, err)
+		return
+	}
 	f.dirty = false
 	f.length.Store(f.end)
 	f.footed = f.footed && len(s.unsynced) == 0

@@ -228,3 +228,24 @@ func TestUserBytesThatLookLikeRecordsAreNotRecords(t *testing.T) {
 		t.Errorf("%d shards found in user bytes", n)
 	}
 }
+
+// TestRemovedChunkFileTakesNoMoreWrites removes a file under an open drive: a put to it is not acknowledged, since the
+// bytes would go with the last handle, and the next one makes a new file.
+func TestRemovedChunkFileTakesNoMoreWrites(t *testing.T) {
+	m := newMemory(t, 1)
+	d := open(t, m)
+	lost := drivetest.NewShard(drivetest.Key(1, 1, 2), 1, 1)
+	must(t, lost.Put(t.Context(), d))
+	for _, name := range chunkFiles(t, m) {
+		must(t, m.Remove(name))
+	}
+	if err := drivetest.NewShard(drivetest.Key(1, 2, 2), 1, 2).Put(t.Context(), d); err == nil {
+		t.Error("a put to a removed file was acknowledged")
+	}
+	must(t, lost.Put(t.Context(), d))
+	must(t, d.Check(t.Context(), lost.Header.Key))
+	must(t, d.Close())
+	d = open(t, m)
+	must(t, d.Check(t.Context(), lost.Header.Key))
+	must(t, d.Close())
+}

@@ -32,6 +32,7 @@ type chunkFile struct {
 
 	// writer is nil once the file takes no more appends: it is full, or a write or sync failed.
 	writer vfs.File
+	opened vfs.Info // what writer leads to
 	// end is the append point, a multiple of pageSize, never before any byte that was ever written.
 	end       int64
 	allocated int64
@@ -112,8 +113,7 @@ func (d *Drive) openWriter(f *chunkFile, flags int) error {
 	if d.direct.Load() {
 		writer, err := d.fs.OpenFile(f.name, flags|vfs.Direct, 0o600)
 		if err == nil {
-			f.writer = writer
-			return nil
+			return f.take(writer)
 		}
 		if !errors.Is(err, vfs.ErrNoDirect) {
 			return err
@@ -123,8 +123,35 @@ func (d *Drive) openWriter(f *chunkFile, flags int) error {
 		d.direct.Store(false)
 	}
 	writer, err := d.fs.OpenFile(f.name, flags, 0o600)
-	f.writer = writer
-	return err
+	if err != nil {
+		return err
+	}
+	return f.take(writer)
+}
+
+// take makes writer the one of f.
+func (f *chunkFile) take(writer vfs.File) error {
+	opened, err := writer.Stat()
+	if err != nil {
+		return errors.Join(err, writer.Close())
+	}
+	f.writer, f.opened = writer, opened
+	return nil
+}
+
+// errUnnamed says that a chunk file's name leads nowhere or to another file: what is written to it would be lost.
+var errUnnamed = errors.New("the file was removed or replaced while it was written")
+
+// checkName looks whether the name still leads to the file that is written.
+func (d *Drive) checkName(f *chunkFile) error {
+	now, err := d.fs.Stat(f.name)
+	if err != nil && !isMissing(err) {
+		return err
+	}
+	if err != nil || now.Device != f.opened.Device || now.Inode != f.opened.Inode {
+		return errUnnamed
+	}
+	return nil
 }
 
 // write writes at off, and falls back from direct I/O for good when the first write shows that it does not work.

@@ -89,7 +89,12 @@ func (f *fsck) list(ctx context.Context) error {
 	drives := f.core.peer.drives.All()
 	f.report.DrivesDown = len(f.core.peer.slots) - len(drives)
 	for _, d := range drives {
-		if err := f.listDrive(ctx, d, slots); err != nil {
+		err := f.listDrive(ctx, d, slots)
+		if errors.Is(err, chunkstore.ErrDriveDown) { // it went while it was asked
+			f.report.DrivesDown++
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("drive %s: %w", d.Status().Name, err)
 		}
 	}
