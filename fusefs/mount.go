@@ -90,7 +90,7 @@ func Mount(ctx context.Context, c Config) (*Mounted, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	dir, err := checkDir(c.Dir)
+	dir, err := CheckDir(c.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -171,8 +171,9 @@ func options(c Config, root bool) *fuse.MountOptions {
 	return o
 }
 
-// checkDir refuses what cannot be mounted on, with the reason.
-func checkDir(dir string) (string, error) {
+// CheckDir returns the absolute path of dir, and refuses what cannot be mounted on: ErrMountPoint for a directory that is
+// missing or not empty, ErrBusy where something is mounted.
+func CheckDir(dir string) (string, error) {
 	if dir == "" {
 		return "", fmt.Errorf("%w: no directory is named", ErrMountPoint)
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/spf13/cobra"
@@ -32,6 +34,9 @@ func newCat(s *session) *cobra.Command {
 }
 
 func runCat(ctx context.Context, s *session, o *catOptions, args []string) error {
+	if o.span != "" && !isSpan(o.span) {
+		return usageError(fmt.Errorf("--range %q is not FIRST-LAST, FIRST- or -COUNT", o.span))
+	}
 	client, err := s.s3Client(&o.client)
 	if err != nil {
 		return err
@@ -56,6 +61,15 @@ func runCat(ctx context.Context, s *session, o *catOptions, args []string) error
 		}
 	}
 	return nil
+}
+
+// isSpan tells whether text is a range of bytes. A gateway passes over one that is not, and sends the whole object.
+func isSpan(text string) bool {
+	from, to, ok := strings.Cut(text, "-")
+	first, firstErr := strconv.ParseUint(from, 10, 63)
+	last, lastErr := strconv.ParseUint(to, 10, 63)
+	return ok && (from != "" || to != "") && (from == "" || firstErr == nil) && (to == "" || lastErr == nil) &&
+		(from == "" || to == "" || first <= last)
 }
 
 func catOne(ctx context.Context, client *s3.Client, input *s3.GetObjectInput, w io.Writer) error {

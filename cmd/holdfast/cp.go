@@ -75,7 +75,7 @@ func runCp(ctx context.Context, s *session, o *cpOptions, args []string) error {
 	if err != nil {
 		return err
 	}
-	t := newTransfer(client, o.parallel, partSize, s.progress(o.quiet))
+	t := newTransfer(client, o.client.endpoint, o.parallel, partSize, s.progress(o.quiet))
 	var jobs []job
 	for _, source := range sources {
 		more, err := s.plan(ctx, t, o, source, target)
@@ -85,7 +85,7 @@ func runCp(ctx context.Context, s *session, o *cpOptions, args []string) error {
 		jobs = append(jobs, more...)
 	}
 	err = t.run(ctx, jobs)
-	return errors.Join(s3Error(o.client.endpoint, err), t.bar.finish())
+	return errors.Join(err, t.bar.finish())
 }
 
 // holdsMany tells whether several sources can go to p under their own names.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -20,15 +21,50 @@ func download(from place, file string, info objectInfo) job {
 	}}
 }
 
-// download writes beside the target, syncs, and renames: the target is the old file or the whole new one.
-func (t *transfer) download(ctx context.Context, from place, target string, info objectInfo) (err error) {
-	dir := filepath.Dir(target)
-	if err := os.MkdirAll(dir, 0o777); err != nil {
+// download writes beside the target, syncs, and renames: the target is the old file or the whole new one. A symbolic
+// link stays and what it leads to is replaced. A device, pipe or socket is written into: renaming would take it away.
+func (t *transfer) download(ctx context.Context, from place, target string, info objectInfo) error {
+	if err := os.MkdirAll(filepath.Dir(target), 0o777); err != nil {
 		return err
 	}
-	if isDirectory(target) {
+	old, err := os.Stat(target)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err := os.Lstat(target); err == nil {
+			return fmt.Errorf("%s is a symbolic link that leads nowhere", target)
+		}
+		return t.replace(ctx, from, target, 0o666&^umask(), info)
+	case err != nil:
+		return err
+	case old.IsDir():
 		return fmt.Errorf("%s is a directory", target)
+	case !old.Mode().IsRegular():
+		return t.writeInto(ctx, from, target)
 	}
+	if target, err = filepath.EvalSymlinks(target); err != nil {
+		return err
+	}
+	return t.replace(ctx, from, target, old.Mode().Perm(), info)
+}
+
+// writeInto copies the object into something that is there and is no regular file.
+func (t *transfer) writeInto(ctx context.Context, from place, target string) error {
+	file, err := os.OpenFile(target, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	release, err := t.slot(ctx)
+	if err != nil {
+		return errors.Join(err, file.Close())
+	}
+	defer release()
+	err = catOne(ctx, t.client, &s3.GetObjectInput{Bucket: &from.bucket, Key: &from.key}, io.MultiWriter(file, t.bar))
+	return errors.Join(err, file.Close())
+}
+
+// replace makes target the whole object, with the permission bits of mode, in one rename.
+func (t *transfer) replace(ctx context.Context, from place, target string, mode os.FileMode, info objectInfo) (err error) {
+	dir := filepath.Dir(target)
 	beside, err := os.CreateTemp(dir, "."+shortened(filepath.Base(target))+".holdfast-*")
 	if err != nil {
 		return err
@@ -41,8 +77,8 @@ func (t *transfer) download(ctx context.Context, from place, target string, info
 	if err := t.fetch(ctx, from, beside, info); err != nil {
 		return errors.Join(err, beside.Close())
 	}
-	// CreateTemp made it 0600; a new file is what the umask says.
-	if err := beside.Chmod(0o666 &^ umask()); err != nil {
+	// CreateTemp made it 0600.
+	if err := beside.Chmod(mode); err != nil {
 		return errors.Join(err, beside.Close())
 	}
 	if err := beside.Sync(); err != nil {

@@ -84,7 +84,13 @@ else from the YAML file of --config, else its default.`,
 			}
 			return usageError(fmt.Errorf("unknown command %q; `holdfast --help` lists the commands", args[0]))
 		},
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return s.config.resolve(cmd) },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.config.resolve(cmd); err != nil {
+				return err
+			}
+			_, err := s.log.logger(s.err) // a wrong level or format is an error of every command
+			return err
+		},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError(fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath()))

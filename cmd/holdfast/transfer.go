@@ -31,6 +31,7 @@ const (
 // files and the parts of one large file are equally fast.
 type transfer struct {
 	client   *s3.Client
+	endpoint string // what errors name
 	parallel int
 	partSize int64
 	bar      *progress
@@ -50,8 +51,8 @@ type job struct {
 	run  func(context.Context, *transfer) error
 }
 
-func newTransfer(client *s3.Client, parallel int, partSize int64, bar *progress) *transfer {
-	return &transfer{client: client, parallel: parallel, partSize: partSize, bar: bar, slots: make(chan struct{}, parallel)}
+func newTransfer(client *s3.Client, endpoint string, parallel int, partSize int64, bar *progress) *transfer {
+	return &transfer{client: client, endpoint: endpoint, parallel: parallel, partSize: partSize, bar: bar, slots: make(chan struct{}, parallel)}
 }
 
 // run runs all jobs. One that fails does not stop the others; what failed is in the error.
@@ -72,7 +73,7 @@ func (t *transfer) run(ctx context.Context, jobs []job) error {
 		group.Go(func() error {
 			if err := j.run(ctx, t); err != nil && ctx.Err() == nil {
 				mu.Lock()
-				failures = append(failures, describe(j.name, err))
+				failures = append(failures, describe(j.name, s3Error(t.endpoint, err)))
 				mu.Unlock()
 				return nil
 			}

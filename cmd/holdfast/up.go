@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast/holdfast/cmd/holdfast/peer"
+	"github.com/holdfast/holdfast/fusefs"
 )
 
 // homeBucket is what `up --mount` shows. It is made on the first start.
@@ -132,7 +133,7 @@ func (s *session) sayUp(p *peer.Peer, o *upOptions, child *mountChild) error {
 	}
 	fmt.Fprintf(&b, "  %s status%s%s\n", s.self, endpoint, dir)
 	fmt.Fprintf(&b, "  eval \"$(%s creds%s%s)\"\n", s.self, endpoint, dir)
-	fmt.Fprintf(&b, "  aws s3 mb s3://photos && aws s3 cp --recursive . s3://photos\n")
+	fmt.Fprintf(&b, "  aws --endpoint-url %s s3 ls s3://\n", p.Endpoint())
 	fmt.Fprintf(&b, "\nCtrl-C stops it.\n")
 	_, err := fmt.Fprint(s.out, b.String())
 	return err
@@ -158,5 +159,6 @@ func mountPoint(ctx context.Context, dir string) (string, error) {
 	case !info.IsDir():
 		return "", fmt.Errorf("mount point %s is not a directory", at)
 	}
-	return at, nil
+	// Said here, a directory that cannot be used stops `up` before it makes anything.
+	return fusefs.CheckDir(at)
 }

@@ -171,6 +171,9 @@ func (c *Config) validate() error {
 			return fmt.Errorf("%w: %q is not an absolute path", ErrConfig, d)
 		}
 	}
+	if c.Memory != 0 && c.Memory < chunkstore.MinMemory {
+		return fmt.Errorf("%w: --memory of %d bytes is less than the %d MiB that the store needs", ErrConfig, c.Memory, int64(chunkstore.MinMemory)>>20)
+	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("%w: --s3: %w", ErrConfig, err)
 	}

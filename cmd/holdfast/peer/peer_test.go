@@ -370,6 +370,13 @@ func TestStartRefusesWithASentence(t *testing.T) {
 			t.Errorf("eleven drives: %v", err)
 		}
 	})
+	t.Run("too little memory", func(t *testing.T) {
+		config := testConfig()
+		config.Memory = 1 << 20
+		if _, err := Start(t.Context(), config, testSeams(vfs.NewMemory(9))); !errors.Is(err, ErrConfig) {
+			t.Errorf("1 MiB of memory: %v", err)
+		}
+	})
 	t.Run("directory with something in it", func(t *testing.T) {
 		m := vfs.NewMemory(10)
 		if err := vfs.MkdirAll(m, drivePath(3)+"/photos", 0o700); err != nil {
