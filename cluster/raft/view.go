@@ -32,6 +32,7 @@ type segmentView struct {
 func (l *mirroredLog) view(members []cluster.DriveID, head segmentHead) (segmentView, error) {
 	base, data := l.baseCopy(members, head.number)
 	v := l.assemble([][]byte{data}, head)
+	agreed := v.end // where the copies that are only compared end
 	canonical := int64(len(data)) >= v.end && bytes.Equal(data[:v.end], v.data)
 	copies := [][]byte{data}
 	loaded := map[cluster.DriveID][]byte{}
@@ -55,7 +56,8 @@ func (l *mirroredLog) view(members []cluster.DriveID, head segmentHead) (segment
 	}
 	for _, id := range members {
 		c, read := loaded[id]
-		if read && (int64(len(c)) < v.end || !bytes.Equal(c[:v.end], v.data)) {
+		// A copy that was only compared ends where the first one ends: it lacks what another copy has behind that.
+		if !read && v.end > agreed || read && (int64(len(c)) < v.end || !bytes.Equal(c[:v.end], v.data)) {
 			v.hurt = append(v.hurt, id)
 		}
 	}
