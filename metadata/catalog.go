@@ -123,7 +123,7 @@ func (c *Catalog) start(ctx context.Context) error {
 	if err := c.loadSessions(ctx); err != nil {
 		return err
 	}
-	session, err := c.openSession(ctx, ownSession, 0)
+	session, err := c.openSession(ctx, ownSession, "", 0)
 	if err != nil {
 		return err
 	}

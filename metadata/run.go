@@ -36,7 +36,7 @@ func (c *Catalog) Run(ctx context.Context) error {
 // endOverdue ends what is over; what fails is tried again in the next round.
 func (c *Catalog) endOverdue(ctx context.Context) {
 	for _, id := range c.sessions.overdue(c.config.Now()) {
-		if id == c.session {
+		if id == c.session || !c.sessions.endIfOver(id, c.config.Now()) {
 			continue
 		}
 		if err := c.endSession(ctx, id); err != nil && !errors.Is(err, context.Canceled) {

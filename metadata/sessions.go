@@ -25,6 +25,9 @@ const (
 // maxLease bounds a session's lease: what it holds is freed that long after its owner died.
 const maxLease = 24 * time.Hour
 
+// maxSessionName bounds the name of a session in bytes.
+const maxSessionName = 256
+
 // sessionTable knows the sessions that are open. Renewals live here alone: after a restart every session gets its
 // lease anew, so a renewal costs no command.
 type sessionTable struct {
@@ -33,6 +36,7 @@ type sessionTable struct {
 }
 
 type sessionState struct {
+	name    string        // "": nobody takes it up again
 	lease   time.Duration // 0: it never runs out
 	renewed time.Time
 	ending  bool
@@ -67,6 +71,34 @@ func (t *sessionTable) renew(id uint64, now time.Time) bool {
 		return false
 	}
 	s.renewed = now
+	return true
+}
+
+// take renews the newest session of a name and returns it, 0 when none is alive.
+func (t *sessionTable) take(name string, now time.Time) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var newest uint64
+	for id, s := range t.open {
+		if s.name == name && id > newest && !s.over(now) {
+			newest = id
+		}
+	}
+	if newest != 0 {
+		t.open[newest].renewed = now
+	}
+	return newest
+}
+
+// endIfOver marks a session as ending if it is over still: it may have been renewed since it was found.
+func (t *sessionTable) endIfOver(id uint64, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.open[id]
+	if s == nil || !s.over(now) {
+		return false
+	}
+	s.ending = true
 	return true
 }
 
@@ -124,27 +156,63 @@ func (c *Catalog) OpenSession(ctx context.Context, lease time.Duration) (uint64,
 	if lease <= 0 || lease > maxLease {
 		return 0, fmt.Errorf("lease of %v: it must be above zero and at most %v", lease, maxLease)
 	}
-	return c.openSession(ctx, clientSession, lease)
+	return c.openSession(ctx, clientSession, "", lease)
 }
 
-func (c *Catalog) openSession(ctx context.Context, kind uint32, lease time.Duration) (uint64, error) {
+// TakeSession returns the session of a name, its lease begun anew: the one that is open, also since before a restart,
+// or a new one. Whoever uses a name goes on with its sequence numbers, stages and uploads.
+func (c *Catalog) TakeSession(ctx context.Context, name string, lease time.Duration) (uint64, error) {
+	if lease <= 0 || lease > maxLease || name == "" || len(name) > maxSessionName {
+		return 0, fmt.Errorf("session %q with a lease of %v: a name of 1 to %d bytes and a lease above zero and at most %v are needed",
+			name, lease, maxSessionName, maxLease)
+	}
+	return c.openSession(ctx, clientSession, name, lease)
+}
+
+func (c *Catalog) openSession(ctx context.Context, kind uint32, name string, lease time.Duration) (uint64, error) {
 	held, err := c.latches.acquire(ctx, openLatch())
 	if err != nil {
 		return 0, err
 	}
 	defer c.latches.release(held)
+	if name != "" {
+		if id, err := c.takeNamed(ctx, name); id != 0 || err != nil {
+			return id, err
+		}
+	}
 	id, err := c.root.Allocate(ctx, root.SessionIDs)
 	if err != nil {
 		return 0, unavailable(err)
 	}
-	value, err := proto.Marshal(&record.SessionRow{Kind: kind, LeaseNanos: int64(lease)})
+	value, err := proto.Marshal(&record.SessionRow{Kind: kind, LeaseNanos: int64(lease), Name: []byte(name)})
 	if err != nil {
 		return 0, fmt.Errorf("encode session: %w", err)
 	}
 	if _, err := c.root.PutRow(ctx, root.Row{Kind: root.Sessions, Name: sessionName(id), Value: value}); err != nil {
 		return 0, fmt.Errorf("open session: %w", unavailable(err))
 	}
-	c.sessions.add(id, &sessionState{lease: lease, renewed: c.config.Now()})
+	c.sessions.add(id, &sessionState{name: name, lease: lease, renewed: c.config.Now()})
+	return id, nil
+}
+
+// takeNamed finds the open session of a name, 0 when there is none. One whose end had begun before a restart is fenced.
+func (c *Catalog) takeNamed(ctx context.Context, name string) (uint64, error) {
+	id := c.sessions.take(name, c.config.Now())
+	if id == 0 {
+		return 0, nil
+	}
+	s, err := c.read(ctx)
+	if err != nil {
+		return 0, err
+	}
+	fenced, err := s.fenced(id)
+	if err != nil {
+		return 0, unavailable(err)
+	}
+	if fenced {
+		c.sessions.end(id) // Run goes on with its end
+		return 0, nil
+	}
 	return id, nil
 }
 
@@ -164,7 +232,7 @@ func (c *Catalog) loadSessions(ctx context.Context) error {
 			return fmt.Errorf("session row %q: %w", row.Name, err)
 		}
 		c.sessions.add(id, &sessionState{
-			lease: time.Duration(r.LeaseNanos), renewed: c.config.Now(), ending: r.Kind == ownSession,
+			name: string(r.Name), lease: time.Duration(r.LeaseNanos), renewed: c.config.Now(), ending: r.Kind == ownSession,
 		})
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -66,9 +67,19 @@ func (c *Catalog) Stage(ctx context.Context, s Stage) error {
 	return nil
 }
 
+// holdMargin is how long before its time a freed base counts as gone: longer than any commit takes.
+const holdMargin = time.Minute
+
 // holdBase makes the chunks of a stage's base wait for it.
 func (e *evaluation) holdBase(s Stage, r *record.Stage) error {
-	l, _, err := e.lineageOf(s.Put.Bucket, s.Put.Version.Key, s.Put.If.Base)
+	l, until, err := e.lineageOf(s.Put.Bucket, s.Put.Version.Key, s.Put.If.Base)
+	if err == nil && !until.IsZero() && !e.now.Before(until.Add(-holdMargin)) {
+		// Its chunks may be deleted by the time this is committed, unless somebody holds them already.
+		var held bool
+		if held, err = e.held(s.Put.Bucket, l); err == nil && !held {
+			err = ErrNoSuchVersion
+		}
+	}
 	if errors.Is(err, ErrNoSuchVersion) {
 		return fmt.Errorf("base: %w: %w", ErrConflict, err)
 	}

@@ -81,7 +81,7 @@ func (s *Store) Discard(ctx context.Context, key metadata.StageKey) error {
 // prepareCompose makes everything durable that the new version names and builds the command that names it. After an
 // error nothing is left behind.
 func (s *Store) prepareCompose(ctx context.Context, c Compose) (metadata.Put, *attempt, error) {
-	if err := checkKey(c.Key); err != nil {
+	if err := errors.Join(checkKey(c.Key), s.room()); err != nil {
 		return metadata.Put{}, nil, err
 	}
 	d, err := s.draft(ctx, c)

@@ -123,7 +123,7 @@ func (s *Store) Copy(ctx context.Context, c Copy) (metadata.Version, error) {
 }
 
 func (s *Store) copy(ctx context.Context, c Copy) (metadata.Version, error) {
-	if err := checkKey(c.Key); err != nil {
+	if err := errors.Join(checkKey(c.Key), s.room()); err != nil {
 		return metadata.Version{}, err
 	}
 	if c.Source.Bucket == c.Bucket && c.Source.Key == c.Key && c.Source.Span == nil {

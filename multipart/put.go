@@ -166,7 +166,7 @@ func (s *Store) Put(ctx context.Context, p Put) (metadata.Version, error) {
 
 // preparePut makes the body durable and builds the command that names it.
 func (s *Store) preparePut(ctx context.Context, p Put) (metadata.Put, *attempt, error) {
-	if err := checkKey(p.Key); err != nil {
+	if err := errors.Join(checkKey(p.Key), s.room()); err != nil {
 		return metadata.Put{}, nil, err
 	}
 	a := &attempt{}

@@ -3,6 +3,7 @@ package multipart
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -23,6 +24,9 @@ type Config struct {
 	Now func() time.Time
 	// Log takes events; nil means none.
 	Log *slog.Logger
+	// Scarce tells that the names have space left for deletes alone: what would add to them is refused then, as if the
+	// drives were full. Nil means never.
+	Scarce func() bool
 }
 
 // MaxInline is the largest Config.Inline: records of more bytes would fill a Raft entry with a few of them.
@@ -36,6 +40,7 @@ type Store struct {
 	inline  int64
 	now     func() time.Time
 	log     *slog.Logger
+	scarce  func() bool
 
 	// kick wakes the deleter of freed chunks before its pause ends.
 	kick chan struct{}
@@ -64,9 +69,21 @@ func New(c Config) (*Store, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if c.Scarce == nil {
+		c.Scarce = func() bool { return false }
+	}
 	return &Store{
-		catalog: c.Catalog, chunks: c.Chunks, inline: max(c.Inline, -1), now: c.Now, log: c.Log, kick: make(chan struct{}, 1),
+		catalog: c.Catalog, chunks: c.Chunks, inline: max(c.Inline, -1), now: c.Now, log: c.Log, scarce: c.Scarce,
+		kick: make(chan struct{}, 1),
 	}, nil
+}
+
+// room refuses what adds names when the space left is needed for deletes.
+func (s *Store) room() error {
+	if s.scarce() {
+		return fmt.Errorf("no space for further names: %w", chunkstore.ErrFull)
+	}
+	return nil
 }
 
 // CreateBucket makes a bucket, ErrBucketExists when there is one of that name.
@@ -154,6 +171,11 @@ func (s *Store) RenamePrefix(ctx context.Context, bucket metadata.BucketID, from
 // published, uploads aborted.
 func (s *Store) OpenSession(ctx context.Context, lease time.Duration) (uint64, error) {
 	return s.catalog.OpenSession(ctx, lease)
+}
+
+// TakeSession is OpenSession for an owner with a name, which finds its session again after this process was restarted.
+func (s *Store) TakeSession(ctx context.Context, name string, lease time.Duration) (uint64, error) {
+	return s.catalog.TakeSession(ctx, name, lease)
 }
 
 // RenewSession begins a session's lease anew; metadata.ErrSessionFenced when it is over.

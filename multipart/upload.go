@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/md5"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 
@@ -13,7 +14,7 @@ import (
 
 // CreateUpload starts an upload of parts.
 func (s *Store) CreateUpload(ctx context.Context, c CreateUpload) (metadata.Upload, error) {
-	if err := checkKey(c.Key); err != nil {
+	if err := errors.Join(checkKey(c.Key), s.room()); err != nil {
 		return metadata.Upload{}, fmt.Errorf("create upload of %q: %w", c.Key, err)
 	}
 	template := metadata.Version{
@@ -56,6 +57,9 @@ func (s *Store) PutPart(ctx context.Context, p PutPart) (metadata.Part, error) {
 func (s *Store) putPart(ctx context.Context, p PutPart) (metadata.Part, error) {
 	if p.Number < 1 || p.Number > MaxParts {
 		return metadata.Part{}, ErrPartNumber
+	}
+	if err := s.room(); err != nil {
+		return metadata.Part{}, err
 	}
 	if _, err := s.catalog.Upload(ctx, p.Bucket, p.Key, p.Upload); err != nil {
 		return metadata.Part{}, err
@@ -141,6 +145,9 @@ func (s *Store) CopyPart(ctx context.Context, c CopyPart) (metadata.Part, error)
 func (s *Store) copyPart(ctx context.Context, c CopyPart) (metadata.Part, error) {
 	if c.Number < 1 || c.Number > MaxParts {
 		return metadata.Part{}, ErrPartNumber
+	}
+	if err := s.room(); err != nil {
+		return metadata.Part{}, err
 	}
 	upload, err := s.catalog.Upload(ctx, c.Bucket, c.Key, c.Upload)
 	if err != nil {

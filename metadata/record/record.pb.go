@@ -1239,8 +1239,10 @@ func (x *BucketRow) GetVersioning() uint32 {
 type SessionRow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 0: of a face or a mount; 1: of the catalog itself, which ends with its process.
-	Kind          uint32 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	LeaseNanos    int64  `protobuf:"varint,2,opt,name=lease_nanos,json=leaseNanos,proto3" json:"lease_nanos,omitempty"` // 0: it never runs out
+	Kind       uint32 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	LeaseNanos int64  `protobuf:"varint,2,opt,name=lease_nanos,json=leaseNanos,proto3" json:"lease_nanos,omitempty"` // 0: it never runs out
+	// By which its owner takes it up again after a restart; empty: it does not.
+	Name          []byte `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1287,6 +1289,13 @@ func (x *SessionRow) GetLeaseNanos() int64 {
 		return x.LeaseNanos
 	}
 	return 0
+}
+
+func (x *SessionRow) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
 }
 
 type Usage struct {
@@ -2096,12 +2105,13 @@ const file_record_proto_rawDesc = "" +
 	"\x05owner\x18\x03 \x01(\fR\x05owner\x12\x1e\n" +
 	"\n" +
 	"versioning\x18\x04 \x01(\rR\n" +
-	"versioning\"A\n" +
+	"versioning\"U\n" +
 	"\n" +
 	"SessionRow\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x1f\n" +
 	"\vlease_nanos\x18\x02 \x01(\x03R\n" +
-	"leaseNanos\"\xdf\x01\n" +
+	"leaseNanos\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\fR\x04name\"\xdf\x01\n" +
 	"\x05Usage\x12\x16\n" +
 	"\x06bucket\x18\x01 \x01(\x04R\x06bucket\x12\x18\n" +
 	"\aobjects\x18\x02 \x01(\x12R\aobjects\x12\x14\n" +

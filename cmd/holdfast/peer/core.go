@@ -79,7 +79,9 @@ func (p *Peer) openCore(ctx context.Context) (_ *core, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	if c.objects, err = multipart.New(multipart.Config{Catalog: c.catalog, Chunks: c.chunks, Now: p.seams.Now, Log: p.log}); err != nil {
+	if c.objects, err = multipart.New(multipart.Config{
+		Catalog: c.catalog, Chunks: c.chunks, Now: p.seams.Now, Log: p.log, Scarce: c.host.Scarce,
+	}); err != nil {
 		return nil, err
 	}
 	c.repair = repair.New(repair.Config{Store: c.chunks, Volumes: volumes{c.catalog}, Drives: p.drives, Log: p.log})

@@ -15,7 +15,7 @@ import (
 
 const (
 	// mountLease is the lease of a mount's session in the catalog. The mount service watches the mount itself with a
-	// shorter one; this lease only ends sessions of a gateway that died, so it may be long.
+	// shorter one; this lease only ends sessions of a gateway that died, so it may be long: a mount comes back within it.
 	mountLease = 30 * time.Second
 	renewEvery = mountLease / 3
 )
@@ -75,14 +75,15 @@ func (m *mountSessions) objects(ctx context.Context, bucket, prefix, session str
 	return mountObjects{Objects: objects, sessions: m, session: session}, nil
 }
 
-// number returns the catalog's session for a mount's, opening it the first time.
+// number returns the catalog's session for a mount's, opening it the first time. After a restart of this process it is
+// the same one: what the mount has under way goes on, and a change that it repeats is not made twice.
 func (m *mountSessions) number(ctx context.Context, session string) (uint64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock() // also while the catalog answers: two opens of one session must become one
 	if s, ok := m.open[session]; ok {
 		return s.number, nil
 	}
-	number, err := m.core.objects.OpenSession(ctx, mountLease)
+	number, err := m.core.objects.TakeSession(ctx, "mount/"+session, mountLease)
 	if err != nil {
 		return 0, fmt.Errorf("open a session: %w", err)
 	}

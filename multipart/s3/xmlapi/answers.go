@@ -79,7 +79,7 @@ type ListV1 struct {
 	Delimiter      string         `xml:"Delimiter,omitempty"`
 	EncodingType   string         `xml:"EncodingType,omitempty"`
 	IsTruncated    bool           `xml:"IsTruncated"`
-	Contents       []Object       `xml:"Contents"`
+	Contents       Objects        `xml:"Contents"`
 	CommonPrefixes []CommonPrefix `xml:"CommonPrefixes"`
 }
 
@@ -97,7 +97,7 @@ type ListV2 struct {
 	Delimiter             string         `xml:"Delimiter,omitempty"`
 	EncodingType          string         `xml:"EncodingType,omitempty"`
 	IsTruncated           bool           `xml:"IsTruncated"`
-	Contents              []Object       `xml:"Contents"`
+	Contents              Objects        `xml:"Contents"`
 	CommonPrefixes        []CommonPrefix `xml:"CommonPrefixes"`
 }
 
