@@ -149,6 +149,10 @@ func (b *bridge) opened(o tree.Opened, flags uint32, out *fuse.OpenOut) {
 	if o.Keep {
 		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
 	}
+	// Closing what cannot write has nothing to publish.
+	if flags&syscall.O_ACCMODE == syscall.O_RDONLY {
+		out.OpenFlags |= fuse.FOPEN_NOFLUSH
+	}
 	// A write-only handle gains nothing from the page cache and loses a copy to it.
 	if b.direct && flags&syscall.O_ACCMODE == syscall.O_WRONLY {
 		out.OpenFlags |= fuse.FOPEN_DIRECT_IO

@@ -84,24 +84,18 @@ func (o *Objects) Stat(ctx context.Context, key string) (tree.Info, error) {
 
 // Look implements tree.Looker.
 func (o *Objects) Look(ctx context.Context, key string) (tree.Found, error) {
-	var found tree.Found
-	file, err := o.Stat(ctx, key)
-	switch {
-	case err == nil:
-		found.File = &file
-	case !errors.Is(err, tree.ErrNotExist):
-		return tree.Found{}, err
+	looked, err := o.store.Look(ctx, o.bucket, o.key(key))
+	if err != nil {
+		return tree.Found{}, translate(err)
 	}
-	dir := key + "/"
-	if found.Dir, err = o.Exists(ctx, dir); err != nil || !found.Dir {
-		return found, err
+	found := tree.Found{Dir: looked.Below}
+	if looked.Object != nil {
+		info := o.info(looked.Object)
+		found.File = &info
 	}
-	marker, err := o.Stat(ctx, dir)
-	switch {
-	case err == nil:
-		found.Marker = &marker
-	case !errors.Is(err, tree.ErrNotExist):
-		return tree.Found{}, err
+	if looked.Marker != nil {
+		info := o.info(looked.Marker)
+		found.Marker = &info
 	}
 	return found, nil
 }
