@@ -75,7 +75,7 @@ func statusText(st *admin.Status) string {
 			fmt.Fprintf(&b, "            %s at %s: %s\n", d.Name, d.Path, nonEmpty(d.Reason, d.State))
 		}
 	}
-	if st.Ready {
+	if st.Names {
 		c := &st.Content
 		fmt.Fprintf(&b, "  content   %s, %s, %s\n", plural(c.Buckets, "bucket"), plural(c.Objects, "object"), size(c.Bytes))
 		if c.Versions+c.Uploads > 0 {

@@ -133,7 +133,7 @@ func (s *session) sayUp(p *peer.Peer, o *upOptions, child *mountChild) error {
 	}
 	fmt.Fprintf(&b, "  %s status%s%s\n", s.self, endpoint, dir)
 	fmt.Fprintf(&b, "  eval \"$(%s creds%s%s)\"\n", s.self, endpoint, dir)
-	fmt.Fprintf(&b, "  aws --endpoint-url %s s3 ls s3://\n", p.Endpoint())
+	fmt.Fprintf(&b, "  aws --endpoint-url %s s3 ls\n", p.Endpoint())
 	fmt.Fprintf(&b, "\nCtrl-C stops it.\n")
 	_, err := fmt.Fprint(s.out, b.String())
 	return err

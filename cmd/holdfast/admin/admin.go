@@ -17,6 +17,7 @@ const Prefix = "/-/admin/"
 // now, and Reasons says why; the other fields then hold what is known without the catalog.
 type Status struct {
 	Ready    bool          `json:"ready"`
+	Names    bool          `json:"names"` // the names answered: Losses, Protection, Content and Waiting are filled
 	Reasons  []string      `json:"reasons,omitempty"`
 	Version  string        `json:"version"`
 	Cluster  string        `json:"cluster"`
@@ -41,8 +42,7 @@ func (s *Status) Whole() bool {
 	return s.Ready && s.DrivesUp == len(s.Drives) && s.Protection.Chunks == 0 && s.Protection.Volumes == 0
 }
 
-// Drive is one drive directory. State is "up", "full", "down", "missing", "blank", "foreign" or "damaged"; Reason is
-// a sentence when it is not up.
+// Drive is one drive directory. State is one of the table in docs/cli.md; Reason is a sentence when it is not up.
 type Drive struct {
 	ID      string `json:"id"`
 	Name    string `json:"name"`

@@ -177,7 +177,7 @@ func (p *Peer) notReady() []string {
 		reasons = append(reasons, "names: "+oneLine(err))
 	}
 	if reason := p.tooFew(); reason != "" {
-		reasons = append(reasons, reason)
+		reasons = append(reasons, reason+": what needs them cannot be read until they return")
 	}
 	return reasons
 }

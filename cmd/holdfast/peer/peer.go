@@ -27,6 +27,7 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -330,7 +331,7 @@ func (p *Peer) step(ctx context.Context) {
 		return
 	}
 	if reason := p.tooFew(); reason != "" {
-		p.setReasons(reason)
+		p.setReasons(reason + ": waiting for all but " + strconv.Itoa(spareDrives))
 		return
 	}
 	c, err := p.openCore(ctx)
@@ -350,13 +351,13 @@ func (p *Peer) step(ctx context.Context) {
 	}
 }
 
-// tooFew says why the drives that are here are not enough to serve, "" when they are.
+// tooFew says why the drives that are here are not enough to start with, or to read everything; "" when they are.
 func (p *Peer) tooFew() string {
 	missing := len(p.slots) - len(p.drives.All())
 	if missing <= spareDrives {
 		return ""
 	}
-	return fmt.Sprintf("%d of %d drives are not here (%s): waiting for all but %d", missing, len(p.slots), p.Summary(), spareDrives)
+	return fmt.Sprintf("%d of %d drives are not here (%s)", missing, len(p.slots), p.Summary())
 }
 
 // spareDrives is how many drives may be missing: the parity shards of a chunk.

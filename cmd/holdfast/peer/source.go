@@ -55,7 +55,9 @@ func (s source) Status(ctx context.Context) (*admin.Status, error) {
 		}
 		st.Work = append(st.Work, row)
 	}
-	if err := s.fillFromNames(ctx, st); err != nil {
+	err = s.fillFromNames(ctx, st)
+	st.Names = err == nil
+	if err != nil {
 		// An operator asks most when names do not answer: what is known without them is shown then, and why.
 		st.Ready = false
 		st.Reasons = append(st.Reasons, oneLine(err))
