@@ -14,6 +14,9 @@ import (
 // would be lost.
 const streamWait = time.Minute
 
+// windowsPerStream is how many windows a stream holds: one that the consumer reads, one that is there, one that comes.
+const windowsPerStream = 3
+
 // ErrBadSpan says that a span does not lie inside of what is read.
 var ErrBadSpan = errors.New("span lies outside of the data")
 
@@ -77,8 +80,8 @@ func cut(refs []Ref, off, n int64) ([]chunkSpan, error) {
 	return spans, nil
 }
 
-// reader is a stream. One goroutine loads windows, one ahead of the consumer; the unbuffered channel between them
-// bounds the stream to two windows.
+// reader is a stream. One goroutine loads windows, two ahead of the consumer; the unbuffered channel between them bounds
+// the stream to windowsPerStream.
 type reader struct {
 	store   *Store
 	ctx     context.Context
@@ -99,31 +102,100 @@ type loaded struct {
 	err    error
 }
 
-// load fetches window after window and passes each to the consumer.
+// load fetches window after window and passes each to the consumer. While one is fetched the next is begun, so that the
+// drives read on while this machine hashes.
 func (r *reader) load(spans []chunkSpan) {
 	defer close(r.windows)
-	limit, begun := 1, false
-	for _, cs := range spans {
-		for !cs.span.empty() {
-			if begun && !r.mayReadAhead() {
-				return
-			}
-			l := r.loadOne(cs, limit, begun)
-			select {
-			case r.windows <- l:
-			case <-r.ctx.Done():
-				if l.window != nil {
-					l.window.release()
-				}
-				return
-			}
-			if l.err != nil {
-				return
-			}
-			cs.span.lo = l.geo.span.hi
-			limit, begun = min(2*limit, maxWindow), true
+	p := &plan{spans: spans, limit: 1}
+	coming := r.begin(p, rowWait)
+	for first := true; coming != nil; first = false {
+		var after chan *loaded
+		if !first { // the first window finds out which drives answer
+			after = r.beginAhead(p)
 		}
+		l := <-coming
+		if first && l.err == nil {
+			after = r.beginAhead(p)
+		}
+		if !r.pass(l) || l.err != nil {
+			if after != nil {
+				(<-after).release()
+			}
+			return
+		}
+		if after == nil && r.mayReadAhead() {
+			after = r.begin(p, streamWait)
+		}
+		coming = after
 	}
+}
+
+// beginAhead begins the next window if there is memory for it to spare.
+func (r *reader) beginAhead(p *plan) chan *loaded {
+	if r.store.budget.scarce() {
+		return nil
+	}
+	return r.begin(p, 0)
+}
+
+// pass gives a window to the consumer. False: the stream has ended.
+func (r *reader) pass(l *loaded) bool {
+	select {
+	case r.windows <- l:
+		return true
+	case <-r.ctx.Done():
+		l.release()
+		return false
+	}
+}
+
+// release gives back the memory of a window that nobody will read.
+func (l *loaded) release() {
+	if l.window != nil {
+		l.window.release()
+	}
+}
+
+// plan is what of a stream was not begun yet.
+type plan struct {
+	spans []chunkSpan
+	limit int // rows of the next window
+}
+
+// begin starts to fetch the next window and returns where it will come; nil at the end of the stream. It waits so long
+// for memory; with no wait it returns nil when there is none.
+func (r *reader) begin(p *plan, wait time.Duration) chan *loaded {
+	for len(p.spans) > 0 && p.spans[0].span.empty() {
+		p.spans = p.spans[1:]
+	}
+	if len(p.spans) == 0 {
+		return nil
+	}
+	cs := p.spans[0]
+	coming := make(chan *loaded, 1)
+	w, geo, err := r.store.reserve(r.ctx, cs, p.limit, wait)
+	switch {
+	case err != nil:
+		coming <- &loaded{err: err}
+		return coming
+	case w == nil:
+		return nil
+	}
+	p.spans[0].span.lo = geo.span.hi
+	p.limit = min(2*p.limit, maxWindow)
+	if !r.store.spawn(func() { coming <- r.fetch(cs.chunk, geo, w) }) {
+		w.release()
+		coming <- &loaded{err: ErrClosed}
+	}
+	return coming
+}
+
+func (r *reader) fetch(c Chunk, geo geometry, w *window) *loaded {
+	if err := r.store.fetch(r.ctx, c, geo, w); err != nil {
+		w.release()
+		return &loaded{err: err}
+	}
+	return &loaded{window: w, geo: geo, next: geo.span.lo}
 }
 
 // mayReadAhead waits for the consumer when memory is scarce, so that a slow one holds one window only. False: the
@@ -139,30 +211,38 @@ func (r *reader) mayReadAhead() bool {
 	return r.ctx.Err() == nil
 }
 
-func (r *reader) loadOne(cs chunkSpan, limit int, begun bool) *loaded {
-	wait := rowWait
-	if begun {
-		wait = streamWait
-	}
-	w, geo, err := r.store.loadWindow(r.ctx, cs, limit, wait)
-	if err != nil {
-		return &loaded{err: err}
-	}
-	return &loaded{window: w, geo: geo, next: geo.span.lo}
-}
-
 // loadWindow fetches the beginning of a span, up to limit rows, as the memory allows.
 func (s *Store) loadWindow(ctx context.Context, cs chunkSpan, limit int, wait time.Duration) (*window, geometry, error) {
+	w, geo, err := s.reserve(ctx, cs, limit, wait)
+	if err != nil {
+		return nil, geometry{}, err
+	}
+	if err := s.fetch(ctx, cs.chunk, geo, w); err != nil {
+		w.release()
+		return nil, geometry{}, err
+	}
+	return w, geo, nil
+}
+
+// reserve takes the memory for the beginning of a span, up to limit rows. It waits so long for the first row; with no
+// wait it gives no window when there is none.
+func (s *Store) reserve(ctx context.Context, cs chunkSpan, limit int, wait time.Duration) (*window, geometry, error) {
 	layout := erasure.Default.Layout(int64(cs.chunk.Size))
 	width := dataCells * layout.Cell
 	touched := (cs.span.hi-1)/width - cs.span.lo/width + 1
-	limit = windowRows(min(limit, int(touched), s.budget.share()/2))
-	first, err := s.budget.take(ctx, wait)
-	if err != nil {
-		if errors.Is(err, ErrSlowDown) {
-			s.stats.refused.Add(1)
+	limit = windowRows(min(limit, int(touched), s.budget.share()/windowsPerStream))
+	first := s.budget.try()
+	if first == nil {
+		if wait == 0 {
+			return nil, geometry{}, nil
 		}
-		return nil, geometry{}, fmt.Errorf("read: %w", err)
+		var err error
+		if first, err = s.budget.take(ctx, wait); err != nil {
+			if errors.Is(err, ErrSlowDown) {
+				s.stats.refused.Add(1)
+			}
+			return nil, geometry{}, fmt.Errorf("read: %w", err)
+		}
 	}
 	rows := []*row{first}
 	for len(rows) < limit {
@@ -176,13 +256,7 @@ func (s *Store) loadWindow(ctx context.Context, cs chunkSpan, limit int, wait ti
 		rows[len(rows)-1].release()
 		rows = rows[:len(rows)-1]
 	}
-	geo := newGeometry(int64(cs.chunk.Size), cs.span, len(rows))
-	w := newWindow(rows)
-	if err := s.fetch(ctx, cs.chunk, geo, w); err != nil {
-		w.release()
-		return nil, geometry{}, err
-	}
-	return w, geo, nil
+	return newWindow(rows), newGeometry(int64(cs.chunk.Size), cs.span, len(rows)), nil
 }
 
 // bytes returns the next bytes that lie in one piece of memory, nil when all were given out.
@@ -284,9 +358,7 @@ func (r *reader) Close() error {
 	r.closed = true
 	r.cancel()
 	for l := range r.windows {
-		if l.window != nil {
-			l.window.release()
-		}
+		l.release()
 	}
 	if r.current != nil {
 		r.current.window.release()

@@ -64,8 +64,8 @@ func (w *elements) text(name, text string) {
 	w.to.WriteByte('<')
 	w.to.WriteString(name)
 	w.to.WriteByte('>')
-	if isPlain(text) {
-		w.to.WriteString(text)
+	if isPrintable(text) {
+		w.printable(text)
 	} else if err := xml.EscapeText(w.to, []byte(text)); err != nil {
 		w.err = err
 	}
@@ -74,11 +74,36 @@ func (w *elements) text(name, text string) {
 	w.to.WriteByte('>')
 }
 
-// isPlain tells whether a text stands for itself in XML.
-func isPlain(text string) bool {
+// printable writes printable ASCII, escaped as package xml does.
+func (w *elements) printable(text string) {
+	from := 0
 	for i := range len(text) {
-		switch c := text[i]; {
-		case c < ' ' || c > '~' || c == '<' || c == '>' || c == '&' || c == '\'' || c == '"':
+		escaped := ""
+		switch text[i] {
+		case '"':
+			escaped = "&#34;"
+		case '\'':
+			escaped = "&#39;"
+		case '&':
+			escaped = "&amp;"
+		case '<':
+			escaped = "&lt;"
+		case '>':
+			escaped = "&gt;"
+		default:
+			continue
+		}
+		w.to.WriteString(text[from:i])
+		w.to.WriteString(escaped)
+		from = i + 1
+	}
+	w.to.WriteString(text[from:])
+}
+
+// isPrintable tells whether a text is printable ASCII.
+func isPrintable(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c > '~' {
 			return false
 		}
 	}

@@ -16,7 +16,7 @@ func TestObjectsAreEncodedAsByReflection(t *testing.T) {
 			o := Object{Key: key, LastModified: Time(time.Unix(int64(i), 0)), ETag: `"e` + key + `"`, Size: int64(i) << 40, StorageClass: key}
 			if i%2 == 0 {
 				o.Owner = &Owner{ID: key, DisplayName: "name & " + key}
-				o.ChecksumAlgorithm, o.ChecksumType = []string{"CRC32", key}, "FULL_OBJECT"
+				o.ChecksumAlgorithm, o.ChecksumType = []string{"CRC32", "x" + key}, "FULL_OBJECT"
 			}
 			list = append(list, o)
 		}
