@@ -125,6 +125,7 @@ func (c *rotCluster) start() {
 		}
 		seams.Now = func() time.Time { return time.Now().Add(skew) }
 		seams.Log = slog.New(c.said)
+		seams.RepairEvery = 50 * time.Millisecond
 	})
 }
 

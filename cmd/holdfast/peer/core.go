@@ -84,7 +84,9 @@ func (p *Peer) openCore(ctx context.Context) (_ *core, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	c.repair = repair.New(repair.Config{Store: c.chunks, Volumes: volumes{c.catalog}, Drives: p.drives, Log: p.log})
+	c.repair = repair.New(repair.Config{
+		Store: c.chunks, Volumes: volumes{c.catalog}, Drives: p.drives, Interval: p.seams.RepairEvery, Log: p.log,
+	})
 	if err := c.startWorkers(); err != nil {
 		return nil, err
 	}

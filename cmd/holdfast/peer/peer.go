@@ -88,6 +88,8 @@ type Seams struct {
 	Log *slog.Logger
 	// LogSegment is the length of the log's segments in bytes; zero means the log's own default.
 	LogSegment int64
+	// RepairEvery is how often repair looks for work; zero means its own default.
+	RepairEvery time.Duration
 }
 
 // Peer is a running holdfast process. Close stops it.
