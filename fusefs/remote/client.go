@@ -192,7 +192,8 @@ func (c *Client) renew() {
 		select {
 		case <-c.lifetime.Done():
 			return
-		case <-tick.C:
+		case now := <-tick.C:
+			c.expirePipes(now)
 		}
 		_, err := call(c.lifetime, c, func(ctx context.Context, svc mountpbconnect.MountServiceClient) (*connect.Response[mountpb.SessionResponse], error) {
 			return svc.RenewSession(ctx, connect.NewRequest(&mountpb.SessionRequest{Session: c.session}))

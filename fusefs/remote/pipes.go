@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,7 +42,7 @@ type pipe struct {
 	buf  []byte
 }
 
-// take is a pipe to the gateway at base; nil when there can be none.
+// takePipe is a pipe to the gateway at base; nil when there can be none.
 func (c *Client) takePipe(ctx context.Context, base string) (*pipe, error) {
 	now := time.Now()
 	c.pipes.mu.Lock()
@@ -106,6 +107,23 @@ func (c *Client) dropPipes(forever bool) {
 	c.pipes.closed = c.pipes.closed || forever
 	c.pipes.mu.Unlock()
 	for _, p := range all {
+		c.closePipe(p)
+	}
+}
+
+// expirePipes closes the pipes that waited too long. The one used last is taken first, so those below it would stay.
+func (c *Client) expirePipes(now time.Time) {
+	c.pipes.mu.Lock()
+	old := make([]*pipe, 0, len(c.pipes.idle))
+	c.pipes.idle = slices.DeleteFunc(c.pipes.idle, func(p *pipe) bool {
+		expired := now.Sub(p.born) >= pipeAge
+		if expired {
+			old = append(old, p)
+		}
+		return expired
+	})
+	c.pipes.mu.Unlock()
+	for _, p := range old {
 		c.closePipe(p)
 	}
 }
