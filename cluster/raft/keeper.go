@@ -288,6 +288,11 @@ func (c *core) checkpoint(ctx context.Context, pace bool) error {
 func (c *core) export(ctx context.Context, head checkpointHead, snap kv.Reader, pace bool) error {
 	c.checkpointing.Lock()
 	defer c.checkpointing.Unlock()
+	// Two may ask at once, and the later point may come first. Checkpoints go forward with their numbers, because the
+	// log is kept for the lower number: a point that was overtaken is of no use.
+	if n := len(c.kept); n > 0 && head.seq < c.kept[n-1].seq {
+		return nil
+	}
 	c.log.mu.Lock()
 	drives := map[cluster.DriveID]*drive{}
 	members := c.log.drivesOf(c.log.set.members)
