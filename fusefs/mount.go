@@ -230,7 +230,11 @@ func mountedAt(dir string) (found bool, err error) {
 func checkFuse(root bool) error {
 	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
 	if err != nil {
-		return fmt.Errorf("%w: /dev/fuse: %w (try: modprobe fuse; in a container: --device /dev/fuse --cap-add SYS_ADMIN)", ErrNoFuse, err)
+		advice := "try: modprobe fuse; in a container: --device /dev/fuse --cap-add SYS_ADMIN"
+		if errors.Is(err, os.ErrPermission) && !root {
+			advice = "only root may open it here: mount as root, or run as root: chmod 666 /dev/fuse"
+		}
+		return fmt.Errorf("%w: %w (%s)", ErrNoFuse, err, advice)
 	}
 	if err := f.Close(); err != nil {
 		return err
