@@ -46,6 +46,8 @@ const (
 	lookPatience = 5 * time.Second
 	// stopGrace is how long requests may take to finish once the peer is to stop, and then drives to be closed.
 	stopGrace = 10 * time.Second
+	// driveGrace is how long drives may take to be closed in the end, after everybody who used them has ended.
+	driveGrace = 5 * time.Second
 )
 
 // Errors of Start beside ErrConfig.
@@ -218,11 +220,30 @@ func (p *Peer) release() error {
 			errs = append(errs, err)
 		}
 	}
-	for _, s := range p.slots {
-		errs = append(errs, s.close())
-	}
+	errs = append(errs, p.closeDrives())
 	if p.lock != nil {
 		errs = append(errs, p.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// closeDrives closes all drives at once. One that hangs in a write is left behind: everything acknowledged is durable,
+// and the process is about to end.
+func (p *Peer) closeDrives() error {
+	closed := make(chan error, len(p.slots))
+	for _, s := range p.slots {
+		go func() { closed <- s.close() }()
+	}
+	timer := time.NewTimer(driveGrace)
+	defer timer.Stop()
+	var errs []error
+	for left := len(p.slots); left > 0; left-- {
+		select {
+		case err := <-closed:
+			errs = append(errs, err)
+		case <-timer.C:
+			return errors.Join(append(errs, fmt.Errorf("%d drives hang and were not closed", left))...)
+		}
 	}
 	return errors.Join(errs...)
 }
