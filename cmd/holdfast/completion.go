@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 )
@@ -18,10 +19,28 @@ func newCompletion(s *session) *cobra.Command {
 	}
 }
 
+// plainBash lets the script work where the bash-completion package, which it asks for the words of the line, is missing.
+const plainBash = `
+if ! declare -F _get_comp_words_by_ref >/dev/null 2>&1; then
+    __holdfast_init_completion()
+    {
+        COMPREPLY=()
+        words=("${COMP_WORDS[@]}")
+        cword=$COMP_CWORD
+        cur=${words[cword]}
+        prev=${words[cword-1]}
+    }
+fi
+`
+
 func runCompletion(s *session, root *cobra.Command, shell string) error {
 	switch shell {
 	case "bash":
-		return root.GenBashCompletionV2(s.out, true)
+		if err := root.GenBashCompletionV2(s.out, true); err != nil {
+			return err
+		}
+		_, err := io.WriteString(s.out, plainBash)
+		return err
 	case "zsh":
 		return root.GenZshCompletion(s.out)
 	case "fish":

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -124,5 +125,33 @@ func TestWrongSettingsDoNothing(t *testing.T) {
 	w.fails(exitError, "not empty", "up", "--dir", filepath.Join(dir, "data"), "--mount", filepath.Join(dir, "mnt"))
 	if _, err := os.Stat(filepath.Join(dir, "data")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a data directory was made although the mount point cannot be used: %v", err)
+	}
+}
+
+// The script must complete in a bash that has no bash-completion package, as on a fresh Debian.
+func TestCompletionInPlainBash(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("no bash on this machine")
+	}
+	w := &world{t: t, env: map[string]string{}}
+	dir := t.TempDir()
+	script, answers := filepath.Join(dir, "script"), filepath.Join(dir, "answers")
+	if err := errors.Join(os.WriteFile(script, []byte(w.do("completion", "bash")), 0o600),
+		os.WriteFile(answers, []byte(w.do("__complete", "bucket", "ver")), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	shell := exec.CommandContext(t.Context(), bash, "--norc", "--noprofile", "-c", `
+holdfast() { [ "$*" = "__complete bucket ver" ] && cat "$answers"; }
+source "$script"
+COMP_WORDS=(holdfast bucket ver) COMP_CWORD=2 COMP_LINE="holdfast bucket ver" COMP_POINT=19 COMP_TYPE=9
+__start_holdfast holdfast ver bucket
+echo "${COMPREPLY[*]}"`)
+	shell.Env = append(os.Environ(), "script="+script, "answers="+answers)
+	var errOut strings.Builder
+	shell.Stderr = &errOut
+	out, err := shell.Output()
+	if err != nil || strings.TrimSpace(string(out)) != "versioning" {
+		t.Errorf("bash completes %q: %v: %s", out, err, &errOut)
 	}
 }
