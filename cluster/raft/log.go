@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/cluster"
-	"github.com/holdfast/holdfast/cluster/vfs"
 )
 
 // logConfig is what a mirroredLog needs to know.
@@ -101,7 +100,7 @@ func (l *mirroredLog) appendFrame(records []record) error {
 	}
 	at, first := l.next, l.last+1
 	writeAt := at
-	buf := make([]byte, 0, segmentHeader+frameSize(body)+vfs.Align)
+	buf := make([]byte, 0, segmentHeader+frameSize(body))
 	begins := at.segment == 0 || at.off+frameSize(body) > l.segmentSize
 	if begins {
 		at = place{segment: at.segment + 1, off: segmentHeader}
@@ -127,13 +126,6 @@ func (l *mirroredLog) appendFrame(records []record) error {
 		l.wake()
 	}
 	return nil
-}
-
-// fillPage lengthens what is written with zeros to the end of a page: a page that is not in the page cache would be read
-// from the device before a part of it can be written. Zeros are no frame, and the next one overwrites them.
-func (l *mirroredLog) fillPage(at place, buf []byte) []byte {
-	end := at.off + int64(len(buf))
-	return append(buf, make([]byte, max(0, min(roundUp(end, vfs.Align), l.segmentSize)-end))...)
 }
 
 // write writes buf to every member and replaces the set when one failed. Caller holds mu.
