@@ -39,7 +39,7 @@ const rotRounds = 25
 func TestBitRot(t *testing.T) {
 	rounds := 200
 	if os.Getenv("HOLDFAST_LONG") != "" {
-		rounds = 2000
+		rounds = 1000
 	}
 	seed := uint64(time.Now().UnixNano())
 	said := &tally{said: map[string]int{}}
