@@ -169,12 +169,12 @@ func (c *Catalog) publishStages(ctx context.Context, session uint64) error {
 	if err != nil {
 		return unavailable(err)
 	}
+	// One that cannot be published stays, and the session with it; it does not keep the others back.
+	var errs []error
 	for _, stage := range stages {
-		if err := c.publish(ctx, stage); err != nil {
-			return err
-		}
+		errs = append(errs, c.publish(ctx, stage))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // publish makes a stage the current version, or where its base was replaced, a noncurrent one beside it.

@@ -95,7 +95,12 @@ func (d *Drive) settle() {
 				s.active = f
 			}
 		}
+		if len(v.files) == 0 && v.sealed > 0 {
+			clear(v.deleted) // as drop does: the ledger still says what an earlier process need not remember any more
+		}
 	}
+	notes := int64(len(d.notes()))
+	d.ledger.needed = headerSize + (notes+notesPerPage-1)/notesPerPage*2*pageSize
 }
 
 // clearRemains punches a record that is dead if its header still stands.
