@@ -62,6 +62,7 @@ func (s *Store) StagePut(ctx context.Context, key metadata.StageKey, p Put) erro
 func (s *Store) stage(ctx context.Context, key metadata.StageKey, command metadata.Put, a *attempt) error {
 	own, err := s.chunkList(ctx, a.chunks, ownerOf(command.Bucket, command.Version.Key), a)
 	if err == nil {
+		command.Intents = a.intentRows() // with those of the list
 		err = s.catalog.Stage(ctx, metadata.Stage{StageKey: key, Put: command, Own: own})
 	} else {
 		s.discard(ctx, a)

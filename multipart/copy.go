@@ -186,6 +186,7 @@ func (s *Store) copyInPlace(ctx context.Context, c Copy) (v metadata.Version, do
 				s.discard(ctx, a)
 				return v, false, err
 			}
+			command.Intents = a.intentRows() // with those of the list
 		}
 		v, err = s.commit(ctx, command, a)
 		if errors.Is(err, metadata.ErrConflict) && c.If.Base.IsZero() && try < lendTries {

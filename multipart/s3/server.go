@@ -209,6 +209,8 @@ func (s *Server) finish(c *call, took time.Duration) {
 	attrs := []any{"op", c.op, "status", status, "bucket", c.bucketName, "key", c.key, "access_key", c.who.AccessKey,
 		"bytes", c.w.bytes, "took", took, "request", c.id, "remote", c.r.RemoteAddr}
 	switch {
+	case c.err != nil && c.r.Context().Err() != nil:
+		log.Debug("client went away", append(attrs, "err", c.err)...)
 	case c.err != nil && fault(status):
 		log.Error("request failed", append(attrs, "err", c.err)...)
 	case c.err != nil:
