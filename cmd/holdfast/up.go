@@ -95,8 +95,15 @@ func (s *session) serveUp(ctx context.Context, p *peer.Peer, o *upOptions, at st
 		log.Info("stopping")
 		return child.stop()
 	case <-child.ended():
-		return fmt.Errorf("the mount at %s ended: %w", at, child.err())
 	}
+	if err := child.err(); err != nil {
+		return fmt.Errorf("the mount at %s ended: %w", at, err)
+	}
+	// Somebody unmounted it, which says nothing about S3.
+	log.Info("the mount was taken away; serving S3 alone until Ctrl-C", "dir", at)
+	<-ctx.Done()
+	log.Info("stopping")
+	return nil
 }
 
 // ignoreStop passes over the error of an operation that ended because the program is to stop.

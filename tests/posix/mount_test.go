@@ -248,3 +248,17 @@ func TestFileIsObjectIsFile(t *testing.T) {
 		t.Error("S3 still sees a file that was removed on the mount")
 	}
 }
+
+// `holdfast umount` takes the mount of `up` away and nothing else: S3 goes on, and the server still ends well.
+func TestUnmountLeavesTheServerUp(t *testing.T) {
+	s := mounted(t)
+	if err := writeFile(filepath.Join(s.MountDir, "kept"), "kept"); err != nil {
+		t.Fatal(err)
+	}
+	s.Holdfast("umount", s.MountDir)
+	testkit.Poll(t, 20*time.Second, "the server to say so", func() bool { return strings.Contains(s.Output(), "the mount was taken away") })
+	if got := s.Holdfast("cat", "home/kept"); got != "kept" {
+		t.Errorf("the object reads %q", got)
+	}
+	s.Stop()
+}
