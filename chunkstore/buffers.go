@@ -2,7 +2,6 @@ package chunkstore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -49,10 +48,6 @@ func newBudget(memory int64) (*budget, error) {
 		unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("map %d bytes of row buffers: %w", b.total*rowSize, err)
-	}
-	// Large pages make direct I/O and copies cheaper. Where the kernel has none, small ones do.
-	if err := unix.Madvise(region, unix.MADV_HUGEPAGE); err != nil && !errors.Is(err, unix.EINVAL) {
-		return nil, fmt.Errorf("large pages for row buffers: %w", errors.Join(err, unix.Munmap(region)))
 	}
 	b.region = region
 	for i := b.total - 1; i >= 0; i-- {
