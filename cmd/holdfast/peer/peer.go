@@ -11,7 +11,7 @@
 //	DIR/forming        the plan of a first start that is not finished
 //	DIR/credentials    the root access key, also kept in the root group
 //	DIR/metrics.token  what a Prometheus scraper presents
-//	DIR/state/         the state database, a cache of the log on the drives
+//	DIR/state/         the state database, a cache of the log on the drives, and the space reserved for it
 //
 // Everything in DIR can be made again from the drives, except the plan of an unfinished first start, in which nothing
 // was acknowledged yet.
