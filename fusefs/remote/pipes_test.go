@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -246,5 +247,48 @@ func TestPipesNeedASignatureAndAProtocol(t *testing.T) {
 	}
 	if err := res.Body.Close(); err != nil || res.StatusCode != http.StatusForbidden {
 		t.Fatalf("status %d without a signature, %v", res.StatusCode, err)
+	}
+}
+
+// stuck is a model whose lookups hang.
+type stuck struct {
+	*treetest.Model
+	asked, free chan struct{}
+}
+
+func (s stuck) Look(context.Context, string) (tree.Found, error) {
+	close(s.asked)
+	<-s.free
+	return tree.Found{}, nil
+}
+
+func TestAQuestionThatHangsDoesNotKeepTheServiceOpen(t *testing.T) {
+	s := stuck{treetest.NewModel(), make(chan struct{}), make(chan struct{})}
+	_, service := remote.NewService(remote.ServiceConfig{Log: quiet(), Open: func(context.Context, string, string, string) (tree.Objects, error) {
+		return s, nil
+	}})
+	server := httptest.NewServer(service)
+	defer server.Close()
+	c, err := remote.New(t.Context(), remote.Config{
+		Endpoints: []string{server.URL}, AccessKey: "key", SecretKey: secret, Bucket: "bucket", Retry: -1, Log: quiet(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	looked := make(chan error, 1)
+	go func() {
+		_, err := c.Look(t.Context(), "x")
+		looked <- err
+	}()
+	<-s.asked
+	if err := service.Close(); err == nil {
+		t.Error("nothing is said of the question that hangs")
+	}
+	close(s.free)
+	if err := <-looked; err != nil {
+		t.Errorf("the answer came after all, but: %v", err)
+	}
+	if err := c.Close(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

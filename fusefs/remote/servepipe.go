@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -22,6 +24,8 @@ const (
 	pipeLife = time.Minute
 	// pipeStall is how long a client may take to take an answer.
 	pipeStall = 30 * time.Second
+	// pipeGrace is how long questions may take to be answered once the service closes.
+	pipeGrace = 5 * time.Second
 	// maxPipes bounds the pipes of all mounts; mounts without one send HTTP requests.
 	maxPipes = 2048
 )
@@ -29,6 +33,8 @@ const (
 // pipeServer is the service's side of pipes; the fields are guarded by Service.mu.
 type pipeServer struct {
 	conns map[net.Conn]bool
+	// serving counts them.
+	serving sync.WaitGroup
 }
 
 // procedure answers one kind of question: the message in, the message out.
@@ -96,12 +102,12 @@ func (s *Service) openPipe(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.pipes.conns[conn] = true
-	s.ending.Add(1)
+	s.pipes.serving.Add(1)
 	s.mu.Unlock()
 	// The principal is in ctx; the request's own end is not the pipe's.
 	ctx := context.WithoutCancel(r.Context())
 	go func() {
-		defer s.ending.Done()
+		defer s.pipes.serving.Done()
 		err := s.servePipe(ctx, conn, rw.Reader)
 		if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) {
 			s.config.Log.Debug("pipe of a mount ended", "remote", conn.RemoteAddr(), "err", err)
@@ -182,11 +188,30 @@ func (s *Service) limitPipe(conn net.Conn) error {
 	return conn.SetReadDeadline(time.Now().Add(pipeLife))
 }
 
-// endPipesLocked lets every pipe answer what it was asked and then end.
-func (s *Service) endPipesLocked() {
+// endPipes lets every pipe answer what it was asked and then ends it. A question that hangs, as a drive may, is left
+// behind after pipeGrace: its asker asks again elsewhere.
+func (s *Service) endPipes() error {
+	past := time.Unix(1, 0)
+	s.mu.Lock()
 	for conn := range s.pipes.conns {
-		if err := conn.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		if err := conn.SetReadDeadline(past); err != nil {
 			s.config.Log.Debug("end pipe", "remote", conn.RemoteAddr(), "err", err)
 		}
 	}
+	s.mu.Unlock()
+	ended := make(chan struct{})
+	go func() {
+		s.pipes.serving.Wait()
+		close(ended)
+	}()
+	timer := time.NewTimer(pipeGrace)
+	defer timer.Stop()
+	select {
+	case <-ended:
+		return nil
+	case <-timer.C:
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return fmt.Errorf("%d questions of mounts hang and were not answered", len(s.pipes.conns))
 }

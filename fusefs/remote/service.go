@@ -38,7 +38,7 @@ type Service struct {
 	// procedures are what pipes can ask for.
 	procedures map[string]procedure
 
-	// ending counts the pipes, and the sessions that end by themselves.
+	// ending counts the sessions that end by themselves.
 	ending sync.WaitGroup
 
 	mu       sync.Mutex
@@ -79,11 +79,12 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serv
 func (s *Service) Close() error {
 	s.mu.Lock()
 	s.closed = true
-	s.endPipesLocked()
+	s.mu.Unlock()
+	errs := []error{s.endPipes()}
+	s.mu.Lock()
 	all := s.sessions
 	s.sessions = map[string]*session{}
 	s.mu.Unlock()
-	var errs []error
 	for _, sess := range all {
 		sess.mu.Lock()
 		ended := sess.ended
