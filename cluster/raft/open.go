@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	etcd "go.etcd.io/raft/v3"
 
@@ -68,9 +69,14 @@ func (l *mirroredLog) readPapers() (papers map[cluster.DriveID]ballotPaper, blan
 	return papers, blank
 }
 
+// bootstrapSlow is how long a drive may take for a step of the bootstrap: all drives are needed, so there is nothing to be
+// won by giving one up early.
+const bootstrapSlow = 10 * time.Second
+
 // createLog writes the first frame and then the first mirror set. Until the latter is on every drive nothing exists.
 func createLog(c Config, groups []GroupID) error {
 	l := newLog(c, c.Mirrors)
+	l.slow = max(l.slow, bootstrapSlow)
 	if len(l.up) < len(c.Mirrors) || len(c.Mirrors) == 0 {
 		return fmt.Errorf("bootstrap: %d of %d drives are here, all are needed", len(l.up), len(c.Mirrors))
 	}
