@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast/holdfast/cmd/holdfast/admin"
 )
@@ -215,7 +217,26 @@ func (b *bench) idle(ctx context.Context) error {
 func mega(n int64) float64 { return float64(n) / 1e6 }
 
 // measureLimits measures what the machine can do without holdfast.
-func (b *bench) measureLimits(ctx context.Context) (err error) {
+func (b *bench) measureLimits(ctx context.Context) error {
+	return b.inScratch(func(dir string) (err error) {
+		b.limits, err = measure(ctx, dir)
+		return err
+	})
+}
+
+// syncRateNow lets the device finish what was written before and measures its fsync rate again: on a shared machine it
+// drifts by the minute, and a figure is worth only what stands beside it.
+func (b *bench) syncRateNow(ctx context.Context) (rate float64, err error) {
+	unix.Sync()
+	err = b.inScratch(func(dir string) (err error) {
+		rate, err = syncRate(ctx, filepath.Join(dir, "sync"))
+		return err
+	})
+	return rate, err
+}
+
+// inScratch calls use with a directory on the drives' device.
+func (b *bench) inScratch(use func(dir string) error) (err error) {
 	dir := nonEmpty(b.options.scratch, b.options.client.dir)
 	if _, err := os.Stat(dir); err != nil {
 		return fmt.Errorf("scratch directory: %w; name one on the drives' device with --scratch", err)
@@ -225,8 +246,7 @@ func (b *bench) measureLimits(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(temporary)) }()
-	b.limits, err = measure(ctx, temporary)
-	return err
+	return use(temporary)
 }
 
 // discard reads a body to its end and closes it.

@@ -62,7 +62,9 @@ func (o *Objects) op(ctx context.Context) metadata.Op {
 	if op, ok := tree.OpFrom(ctx); ok {
 		return metadata.Op{Session: o.session, Seq: op.Seq}
 	}
-	return o.store.NextOp(o.session)
+	// Numbers of a mount's session are the mount's alone: one of another row of numbers in between would take the slot
+	// of a later write, which would then be refused as forgotten. The catalog numbers this write in its own session.
+	return metadata.Op{}
 }
 
 // EndSession implements tree.Ender: it closes the session, which publishes its stages and aborts its uploads.
