@@ -262,3 +262,19 @@ func TestUnmountLeavesTheServerUp(t *testing.T) {
 	}
 	s.Stop()
 }
+
+// TestSmallFilesAfterALargeOne writes more small files than a session remembers writes, after a file in many parts: the
+// parts must not take the places of later writes.
+func TestSmallFilesAfterALargeOne(t *testing.T) {
+	s := mounted(t)
+	s.Run(2*minute, "dd", "if=/dev/zero", "of="+filepath.Join(s.MountDir, "large"), "bs=1M", "count=300", "status=none")
+	source := t.TempDir()
+	for i := range 2200 {
+		if err := os.WriteFile(filepath.Join(source, fmt.Sprint("f", i)), []byte("x"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 2 {
+		s.Run(2*minute, "cp", "-r", source, filepath.Join(s.MountDir, fmt.Sprint("copy", i)))
+	}
+}
