@@ -130,7 +130,9 @@ func (m *image) rebaseLocked(snap snapshot, info Info) (src *source, up Upload, 
 		m.held = false
 		m.attr = info.Attr
 	}
+	staged := m.stageParts
 	m.stageKey, m.stageParts, m.pinned = "", nil, nil
+	m.reuseLocked(staged)
 	m.sweepLocked()
 	src, m.src = m.src, nil
 	for _, s := range m.slabs {

@@ -210,7 +210,7 @@ func (m *image) seek(off int64, hole bool) (int64, error) {
 	return 0, ErrNoData
 }
 
-// sweepLocked gives back the slabs that no extent names.
+// sweepLocked gives back the slabs that no extent names and no read fetches.
 func (m *image) sweepLocked() {
 	live := make(map[*slab]bool, len(m.slabs)+1)
 	for _, e := range m.ext {
@@ -230,7 +230,7 @@ func (m *image) sweepLocked() {
 	}
 	kept := m.slabs[:0]
 	for _, s := range m.slabs {
-		if live[s] || s.state == slabSending {
+		if live[s] || s.state == slabSending || s.readers > 0 {
 			kept = append(kept, s)
 			continue
 		}
@@ -280,6 +280,7 @@ func (m *image) readOnce(ctx context.Context, w *windows, p []byte, off int64) (
 		case e.hole():
 			clear(to)
 		case e.slab.data == nil:
+			e.slab.readers++
 			stored = append(stored, e)
 		default:
 			copy(to, e.slab.data[e.at:e.at+e.len])
@@ -288,13 +289,9 @@ func (m *image) readOnce(ctx context.Context, w *windows, p []byte, off int64) (
 	up, key := m.upload, m.uploadKey
 	m.mu.Unlock()
 
-	for _, e := range stored {
-		to := p[e.off-off : e.end()-off]
-		n, err := m.tree.objects.ReadPart(ctx, key, up, e.slab.part, to, e.at)
-		if n < len(to) {
-			if err == nil || errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
+	if len(stored) > 0 {
+		err := m.readStored(ctx, up, key, stored, p, off)
+		if err != nil {
 			return 0, epoch, wrap("read back part", key, err)
 		}
 	}
@@ -323,6 +320,31 @@ func (m *image) readOnce(ctx context.Context, w *windows, p []byte, off int64) (
 		return 0, epoch, wrap("read", m.base.Key, err)
 	}
 	return len(p), epoch, nil
+}
+
+// readStored reads extents whose bytes are parts of the upload by now into p, which stands at off. It ends the holds on
+// their slabs: without them a commit could give a part back meanwhile, and its number to other bytes.
+func (m *image) readStored(ctx context.Context, up Upload, key string, stored extents, p []byte, off int64) error {
+	defer func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for _, e := range stored {
+			e.slab.readers--
+		}
+		m.sweepLocked()
+	}()
+	for _, e := range stored {
+		to := p[e.off-off : e.end()-off]
+		n, err := m.tree.objects.ReadPart(ctx, key, up, e.slab.part, to, e.at)
+		if n == len(to) {
+			continue
+		}
+		if err == nil || errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	return nil
 }
 
 // source opens the base version, or holds the opened one. The caller releases it.

@@ -46,6 +46,8 @@ type slab struct {
 	size  int64
 	part  int
 	state slabState
+	// readers counts the reads that fetch its part without the lock; the part's number is not used again before they end.
+	readers int
 	// done is closed when the current attempt to store it ended.
 	done chan struct{}
 	err  error

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -241,6 +243,51 @@ func TestWritersOfOneFileDoNotLoseEachOthersBytes(t *testing.T) {
 	if n := len(f.m.Published("f")); n < 10 {
 		t.Fatalf("only %d publishes ran between the writes", n)
 	}
+	f.wantNoLeftovers()
+}
+
+// A read fetches a part while writers replace it and their commits give its number to other bytes.
+func TestAPartIsNotUsedAgainWhileItIsRead(t *testing.T) {
+	f := setup(t)
+	f.m.Put("f", make([]byte, 1<<20))
+	_, h := f.open("f", syscall.O_RDWR)
+	page := func(c string) string { return strings.Repeat(c, 1000) }
+	store := func(data string, off int64) {
+		t.Helper()
+		f.write(h, data, off)
+		f.must(f.Fsync(t.Context(), h))
+	}
+	store(page("a"), 0)
+
+	entered, leave := make(chan struct{}), make(chan struct{})
+	var once atomic.Bool
+	f.m.Fail(func(op, _ string) error {
+		if op == "ReadPart" && once.CompareAndSwap(false, true) {
+			close(entered)
+			<-leave
+		}
+		return nil
+	})
+	read := make(chan string, 1)
+	go func() {
+		got := make([]byte, 1000)
+		n, err := f.Read(t.Context(), h, got, 0)
+		if err != nil {
+			t.Error(err)
+		}
+		read <- string(got[:n])
+	}()
+	<-entered
+	store(page("b"), 0) // nothing of the first part is left
+	for i := range int64(3) {
+		store(page("c"), 10_000*(i+1)) // some part, perhaps with its number
+	}
+	close(leave)
+	if got := <-read; got != page("a") && got != page("b") {
+		t.Fatalf("the read gives %q..., which never stood there", got[:4])
+	}
+	f.close(h)
+	f.wantVersions("f", 1)
 	f.wantNoLeftovers()
 }
 
