@@ -29,6 +29,7 @@ func TestContract(t *testing.T) {
 		"OpenFlags":                  openFlags,
 		"ReadsWhatWasWritten":        readsWritten,
 		"WritesManyBuffers":          writesManyBuffers,
+		"WriteSyncWritesInPlace":     writeSync,
 		"DirectNeedsAlignment":       directNeedsAlignment,
 		"DirectReadsShortTail":       directTail,
 		"HolesReadAsZeros":           holes,
@@ -135,6 +136,34 @@ func readsWritten(t *testing.T, f vfs.FS, dir string) {
 	}
 	must(t, file.Sync())
 	must(t, f.SyncDir(dir))
+}
+
+func writeSync(t *testing.T, f vfs.FS, dir string) {
+	name := path.Join(dir, "a")
+	want := bytes.Repeat([]byte("0123456789abcdef"), 2*vfs.Align/16)
+	must(t, create(t, f, name, want).Sync())
+	must(t, f.SyncDir(dir))
+	for _, flag := range []int{0, vfs.Direct} {
+		file, err := f.OpenFile(name, os.O_RDWR|flag, 0)
+		if errors.Is(err, vfs.ErrNoDirect) {
+			continue
+		}
+		must(t, err)
+		page := vfs.Aligned(vfs.Align)
+		copy(page, bytes.Repeat([]byte{'A' + byte(flag%7)}, vfs.Align))
+		must(t, file.WriteSync(page, vfs.Align))
+		copy(want[vfs.Align:], page)
+		if flag == 0 {
+			must(t, file.WriteSync([]byte("odd"), 5))
+			copy(want[5:], "odd")
+		}
+		must(t, file.Close())
+		wantContent(t, f, name, want)
+		wantIs(t, file.WriteSync(page, 0), fs.ErrClosed)
+	}
+	if m, ok := f.(*vfs.Memory); ok {
+		wantContent(t, m.Crash(), name, want)
+	}
 }
 
 func writesManyBuffers(t *testing.T, f vfs.FS, dir string) {

@@ -85,6 +85,14 @@ func (f *memoryFile) WriteVAt(buffers [][]byte, off int64) (int64, error) {
 	return done, err
 }
 
+// WriteSync is the two operations, so a rule for either meets it.
+func (f *memoryFile) WriteSync(p []byte, off int64) error {
+	if _, err := f.WriteAt(p, off); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
 // Sync makes the dirty pages and the size durable. After an injected error the pages are lost as in a kernel: still
 // readable, clean in the eyes of the next Sync, and anything on the medium.
 func (f *memoryFile) Sync() error {

@@ -187,6 +187,30 @@ func advance(buffers [][]byte, n int) [][]byte {
 	return buffers
 }
 
+// WriteSync asks for RWF_DSYNC, which spares a system call and, with Direct, the way through the page cache.
+func (f *osFile) WriteSync(p []byte, off int64) error {
+	for len(p) > 0 {
+		n := 0
+		err := f.control("write", func(fd int) (err error) {
+			n, err = unix.Pwritev2(fd, [][]byte{p}, off, unix.RWF_DSYNC)
+			return err
+		})
+		switch {
+		case errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS): // the file system, or a kernel before 4.7
+			if _, err := f.WriteAt(p, off); err != nil {
+				return err
+			}
+			return f.Sync()
+		case err != nil:
+			return f.explain(err, [][]byte{p})
+		case n == 0:
+			return &fs.PathError{Op: "write", Path: f.f.Name(), Err: io.ErrShortWrite}
+		}
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
 func (f *osFile) Sync() error { return f.control("sync", unix.Fdatasync) }
 
 func (f *osFile) Truncate(size int64) error { return f.f.Truncate(size) }

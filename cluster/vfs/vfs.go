@@ -51,7 +51,7 @@ type FS interface {
 	Usage(name string) (Usage, error)
 }
 
-// File is an open file. ReadAt, WriteAt, WriteVAt and Sync may be called concurrently.
+// File is an open file. ReadAt, WriteAt, WriteVAt, WriteSync and Sync may be called concurrently.
 type File interface {
 	io.ReaderAt // short reads only at the end of the file, with io.EOF
 	io.WriterAt
@@ -62,6 +62,9 @@ type File interface {
 	// Sync makes content and size durable (fdatasync). After an error the file must not be written again: the kernel
 	// may have dropped the dirty pages and a second Sync would lie.
 	Sync() error
+	// WriteSync is WriteAt and Sync of what it wrote, in one call of the system where there is one. An error may be that
+	// of either.
+	WriteSync(p []byte, off int64) error
 	Truncate(size int64) error
 	// Allocate reserves space for [off, off+length) without changing the size (fallocate KEEP_SIZE). A file system
 	// that cannot do so returns nil.
