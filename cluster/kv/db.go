@@ -50,6 +50,7 @@ type Config struct {
 type DB struct {
 	level   *leveldb.DB
 	storage *disk
+	rows    *rowCache
 	log     *slog.Logger
 	cause   atomic.Pointer[error] // why the DB broke; nil while it is sound
 
@@ -73,7 +74,7 @@ func Open(c Config) (*DB, error) {
 		return nil, fmt.Errorf("open state database %s: %w", c.Dir, err)
 	}
 	s := &disk{fs: c.FS, dir: c.Dir}
-	db := &DB{storage: s, log: log}
+	db := &DB{storage: s, rows: newRowCache(), log: log}
 	s.lock = lock
 	if err := db.open(c); err != nil {
 		return nil, errors.Join(fmt.Errorf("open state database %s: %w: %w", c.Dir, ErrBroken, err), lock.Close())
@@ -182,11 +183,27 @@ func (db *DB) Get(key []byte) ([]byte, error) {
 		return nil, err
 	}
 	defer db.mu.RUnlock()
-	value, err := db.level.Get(key, nil)
-	if err := db.settle(err); err != nil {
-		return nil, err
+	shard := db.rows.shard(key)
+	value, kept, writes := shard.get(key)
+	if kept {
+		if value == nil {
+			return nil, ErrNotFound
+		}
+		return value, nil
 	}
-	return value, nil
+	value, err := db.level.Get(key, nil)
+	err = db.settle(err)
+	switch {
+	case err == nil:
+		if value == nil {
+			value = []byte{}
+		}
+		shard.keep(key, value, writes)
+		return value, nil
+	case errors.Is(err, ErrNotFound):
+		shard.keep(key, nil, writes)
+	}
+	return nil, err
 }
 
 // Iterate implements Reader. The iterator sees the DB as it was at this call.
@@ -228,8 +245,14 @@ func (b *WriteBatch) Bytes() int { return b.bytes }
 // Len is the number of writes gathered so far.
 func (b *WriteBatch) Len() int { return b.batch.Len() }
 
-// Reset empties the batch and keeps its memory.
+// maxKept is the largest batch whose memory Reset keeps.
+const maxKept = 4 << 20
+
+// Reset empties the batch and keeps its memory, unless that is much.
 func (b *WriteBatch) Reset() {
+	if b.bytes > maxKept {
+		b.batch = leveldb.Batch{}
+	}
 	b.batch.Reset()
 	b.bytes = 0
 }
@@ -247,7 +270,13 @@ func (db *DB) Write(b *WriteBatch) error {
 	if b.Len() == 0 {
 		return nil
 	}
-	return db.settle(db.level.Write(&b.batch, nil))
+	if err := db.settle(db.level.Write(&b.batch, nil)); err != nil {
+		return err
+	}
+	if err := db.rows.forget(&b.batch); err != nil {
+		return db.fail(err) // the batch is not what was put into it
+	}
+	return nil
 }
 
 // Size is the approximate number of bytes that the span takes on disk; what is still in memory is not counted.

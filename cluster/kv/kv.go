@@ -45,7 +45,7 @@ type Iterator interface {
 	Close()
 }
 
-// Batch gathers writes that are applied as one. Later ones win.
+// Batch gathers writes that are applied as one. Later ones win. Keys and values must not be changed afterwards.
 type Batch interface {
 	Put(key, value []byte)
 	Delete(key []byte)
