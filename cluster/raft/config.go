@@ -90,7 +90,7 @@ type Config struct {
 	Tick time.Duration
 	// SlowMirror is how long a mirror may take for an append when most are done. Zero means 1 s.
 	SlowMirror time.Duration
-	// SegmentSize is the length of a log segment. Zero means 16 MiB; at least 64 KiB. A command may take a quarter.
+	// SegmentSize is the length of a log segment. Zero means 16 MiB; at least 64 KiB, rounded up to 4 KiB. A command may take a quarter.
 	SegmentSize int64
 	// CheckpointBytes is how much log may be retained before a checkpoint is taken, when the state is not larger
 	// still. Zero means 64 MiB.
@@ -153,6 +153,7 @@ func (c *Config) complete() error {
 	if c.SegmentSize < minSegment {
 		c.SegmentSize = minSegment
 	}
+	c.SegmentSize = roundUp(c.SegmentSize, pageSize)
 	if c.closeCheckpointMin == 0 {
 		c.closeCheckpointMin = closeCheckpointMin
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 // counter is a test machine: a command is any text; the machine keeps every command under its place in the order and
-// returns the place. A command that begins with "get" returns how many there were.
+// returns the place. A command that begins with "get" returns how many there were, one with "walk" counts them.
 type counter struct {
 	group    GroupID
 	restored int
@@ -39,8 +39,24 @@ func (c *counter) Apply(_, _ uint64, command []byte, r kv.Reader, b kv.Batch) an
 	if strings.HasPrefix(string(command), "get") {
 		return n
 	}
+	if strings.HasPrefix(string(command), "walk") {
+		b.Put([]byte(c.prefix()+"walked"), command)
+		return [2]uint64{n, c.walk(r)}
+	}
 	b.Put([]byte(c.prefix()+"count"), binary.BigEndian.AppendUint64(nil, n+1))
 	b.Put(fmt.Appendf(nil, "%sitem/%08d", c.prefix(), n), command)
+	return n
+}
+
+func (c *counter) walk(r kv.Reader) (n uint64) {
+	it := r.Iterate(kv.Span{Start: []byte(c.prefix() + "item/"), End: []byte(c.prefix() + "item0")})
+	defer it.Close()
+	for it.Next() {
+		n++
+	}
+	if err := it.Err(); err != nil {
+		panic(err)
+	}
 	return n
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/vfs"
 )
 
 // logConfig is what a mirroredLog needs to know.
@@ -41,6 +42,8 @@ type mirroredLog struct {
 	set    mirrorSet
 	ballot uint64 // promised to this process; 0 before its first set change
 	next   place
+	// tail is what stands in the page of next before it: appends write whole pages.
+	tail   []byte
 	last   uint64 // sequence number of the last frame
 	digest digest // of the last frame
 	noted  mirrorSet
@@ -99,25 +102,28 @@ func (l *mirroredLog) appendFrame(records []record) error {
 		body += r.size()
 	}
 	at, first := l.next, l.last+1
-	writeAt := at
-	buf := make([]byte, 0, segmentHeader+frameSize(body))
+	buf := vfs.Aligned(int(roundUp(segmentHeader+pageSize+frameSize(body), pageSize)))[:0]
 	begins := at.segment == 0 || at.off+frameSize(body) > l.segmentSize
 	if begins {
 		at = place{segment: at.segment + 1, off: segmentHeader}
-		writeAt = place{segment: at.segment}
 		buf = append(buf, segmentHead{number: at.segment, first: first, prev: l.digest}.encode(l.cluster)...)
+	} else {
+		buf = append(buf, l.tail...)
 	}
+	writeAt := place{segment: at.segment, off: at.off - int64(len(buf))}
 	if at.off+frameSize(body) > l.segmentSize {
 		return fmt.Errorf("append %d bytes to a log with segments of %d: %w", body, l.segmentSize, ErrTooLarge)
 	}
 	buf, sum := appendFrame(buf, l.cluster, at, first, l.digest, records)
-	if err := l.write(writeAt, buf); err != nil {
+	end := len(buf)
+	if err := l.write(writeAt, buf[:roundUp(int64(end), pageSize)]); err != nil {
 		l.failure = err
 		return err
 	}
 	before := l.digest
 	l.last, l.digest = first, sum
 	l.next = place{segment: at.segment, off: at.off + frameSize(body)}
+	l.tail = slices.Clone(buf[int64(end)/pageSize*pageSize : end])
 	l.bytes += frameSize(body)
 	l.noted = l.set
 	l.settled = len(records) == 1 && records[0].kind == kindSettle

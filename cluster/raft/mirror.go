@@ -29,8 +29,11 @@ const (
 	temporarySuffix  = ".tmp"
 )
 
-// maxSpareSegments is how many segments are kept for reuse on a mirror: the next one and one more.
-const maxSpareSegments = 2
+// maxSpareSegments is how many segments are kept for reuse on a mirror.
+//
+// A checkpoint retires what was written since the checkpoint before the last, about half of Config.CheckpointBytes: with
+// that many spares a log in steady use writes no zeros.
+const maxSpareSegments = 4
 
 // errMoved says that a mirror's directory is no longer where it was opened.
 var errMoved = errors.New("drive directory was moved away")
@@ -50,10 +53,11 @@ type drive struct {
 	files sync.Mutex
 	io    sync.Mutex
 
-	// The open segment, guarded by io.
-	segment uint64 // 0 when none is open
-	file    vfs.File
-	info    vfs.Info
+	// buffered is set when the drive's file system refused direct I/O. Guarded by io, as is the open segment.
+	buffered bool
+	segment  uint64 // 0 when none is open
+	file     vfs.File
+	info     vfs.Info
 }
 
 // newDrive looks at a drive's directory.
@@ -147,12 +151,14 @@ func (d *drive) append(at place, buf []byte, size int64) error {
 			return err
 		}
 	}
-	if n, err := d.file.WriteAt(buf, at.off); err != nil {
-		return err
-	} else if n < len(buf) {
-		return io.ErrShortWrite
+	err := d.file.WriteSync(buf, at.off)
+	if errors.Is(err, vfs.ErrNoDirect) { // some file systems say so only now
+		d.buffered = true
+		if err = d.begin(at.segment, size); err == nil {
+			err = d.file.WriteSync(buf, at.off)
+		}
 	}
-	if err := d.file.Sync(); err != nil {
+	if err != nil {
 		return err
 	}
 	return d.inPlace()
@@ -183,7 +189,7 @@ func (d *drive) begin(number uint64, size int64) error {
 	} else if err != nil {
 		return err
 	}
-	file, err := d.fs.OpenFile(d.segmentPath(number), os.O_RDWR, 0)
+	file, err := d.openForAppend(number)
 	if err != nil {
 		return err
 	}
@@ -193,6 +199,19 @@ func (d *drive) begin(number uint64, size int64) error {
 	}
 	d.segment, d.file, d.info = number, file, info
 	return nil
+}
+
+// openForAppend opens a segment with direct I/O where that works: appends are not read again soon, and the page cache
+// would have to read the rest of a page from the drive before it takes part of it. Caller holds io.
+func (d *drive) openForAppend(number uint64) (vfs.File, error) {
+	if !d.buffered {
+		file, err := d.fs.OpenFile(d.segmentPath(number), os.O_RDWR|vfs.Direct, 0)
+		if !errors.Is(err, vfs.ErrNoDirect) {
+			return file, err
+		}
+		d.buffered = true
+	}
+	return d.fs.OpenFile(d.segmentPath(number), os.O_RDWR, 0)
 }
 
 // closeSegment closes the open segment. Caller holds io.

@@ -253,7 +253,7 @@ func openCore(h *Host, mirrors []Mirror, fresh bool) (*core, error) {
 			return nil, errors.Join(err, o.log.close())
 		}
 	}
-	core := &core{host: h, log: o.log, db: db, groups: map[GroupID]*replica{}, points: make(chan pointRequest)}
+	core := &core{host: h, log: o.log, db: db, groups: map[GroupID]*replica{}, points: make(chan pointRequest), rows: map[string][]byte{}}
 	core.afterCheckpoints(o.heads)
 	if err := core.begin(o.groups); err != nil {
 		return nil, errors.Join(err, core.close())

@@ -42,8 +42,10 @@ type GroupID uint64
 
 // Machine is the state machine of one group: a tablet or the root. Its state lives in the peer's state DB under Spans.
 type Machine interface {
-	// Apply applies one committed command. It reads through r, which holds the effects of every earlier command, and
-	// writes through b only; the driver adds the applied index to the same batch. It is deterministic: no clock, no
+	// Apply applies one committed command. It reads through r, which holds the effects of every earlier command and
+	// none of this one, and writes through b only; the driver adds the applied index to the same batch. A command that
+	// iterates may be stopped at its first Iterate, by a panic that must be let through, and applied again, so Apply
+	// changes nothing but b. It is deterministic: no clock, no
 	// randomness, no I/O. result goes to the proposer if it waits on this peer. Apply panics on a command that it
 	// cannot decode, because applying half of history is worse than stopping.
 	Apply(index, term uint64, command []byte, r kv.Reader, b kv.Batch) (result any)

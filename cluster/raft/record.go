@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/vfs"
 )
 
 // The boxes of these layouts are in FORMAT.md. Everything is little-endian.
@@ -18,6 +19,10 @@ const (
 	// sector is the alignment of frames: a power cut may tear the sectors that were being written, and so never a
 	// frame that was acknowledged before.
 	sector = 512
+
+	// pageSize is what an append writes whole, so that direct I/O takes it. The sectors of its first block that hold earlier
+	// frames are written again as they are.
+	pageSize = vfs.Align
 
 	frameHeader   = 128
 	recordHeader  = 32

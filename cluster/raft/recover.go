@@ -112,6 +112,7 @@ func (l *mirroredLog) walk(members []cluster.DriveID, visit func(seq uint64, r r
 		l.segments = append(l.segments, head)
 		l.last, l.digest = v.last, v.digest
 		l.next = place{segment: head.number, off: v.end}
+		l.tail = slices.Clone(v.data[v.end/pageSize*pageSize:])
 		if i == len(heads)-1 {
 			if next, ok := l.headless(members); ok {
 				heads = append(heads, next)
