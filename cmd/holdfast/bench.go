@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -22,6 +24,7 @@ type benchOptions struct {
 	client  clientOptions
 	scratch string
 	mount   string
+	only    []string
 	large   bool
 	seconds int
 	json    bool
@@ -44,6 +47,7 @@ be on the device that the drives are on. Exit code 3 when a bar is missed.`,
 	flags := cmd.Flags()
 	flags.StringVar(&o.scratch, "scratch", "", "`directory` for the machine's own limits (default: --dir)")
 	flags.StringVar(&o.mount, "mount", "", "measure the mount at this `directory` too")
+	flags.StringSliceVar(&o.only, "only", nil, "run these `measurements` alone: "+strings.Join(measurementNames(), ", "))
 	flags.BoolVar(&o.large, "large", false, "list a million keys too (takes minutes to make them)")
 	flags.IntVar(&o.seconds, "seconds", 5, "how long each steady load runs")
 	bindJSON(cmd, &o.json)
@@ -76,19 +80,30 @@ type bench struct {
 	session *session
 	options *benchOptions
 	s3      *s3.Client
+	wire    *wire
 	admin   *admin.Client
 	bucket  string
 	limits  limits
 	figures []figure
+	// large tells that the large objects are there.
+	large bool
 }
 
 func runBench(ctx context.Context, s *session, o *benchOptions) error {
 	if o.seconds < 1 {
 		return usageError(errors.New("--seconds is at least 1"))
 	}
+	for _, name := range o.only {
+		if !slices.Contains(measurementNames(), name) {
+			return usageError(fmt.Errorf("--only: no measurement is called %q", name))
+		}
+	}
 	b := &bench{session: s, options: o, bucket: "bench-" + strconv.FormatInt(time.Now().UnixNano(), 36)}
 	var err error
 	if b.s3, err = s.s3Client(&o.client); err != nil {
+		return err
+	}
+	if b.wire, err = s.wireClient(&o.client); err != nil {
 		return err
 	}
 	if b.admin, err = s.adminClient(&o.client); err != nil {
@@ -118,29 +133,50 @@ func (b *bench) run(ctx context.Context) (err error) {
 		_, dropErr := b.s3.DeleteBucket(clean, &s3.DeleteBucketInput{Bucket: &b.bucket})
 		err = errors.Join(err, emptyErr, dropErr)
 	}()
-	steps := []struct {
-		name string
-		run  func(context.Context) error
-	}{
-		{"idle memory", b.idle}, {"the machine's own limits", b.measureLimits}, {"PUT of 64 MiB", b.putLarge}, {"GET of 64 MiB", b.getLarge},
-		{"first byte", b.firstByte}, {"4 KiB range", b.smallRange}, {"PUT of 4 KiB", b.putSmall}, {"LIST", b.list},
-		{"64 PUTs at once", b.manyPuts},
-	}
-	if b.options.mount != "" {
-		steps = append(steps, struct {
-			name string
-			run  func(context.Context) error
-		}{"mount", b.throughMount})
-	}
-	for _, step := range steps {
-		if _, err := fmt.Fprintf(b.session.err, "measuring %s ...\n", step.name); err != nil {
+	for _, m := range measurements {
+		if m.mounted && b.options.mount == "" || len(b.options.only) > 0 && m.name != "" && !slices.Contains(b.options.only, m.name) {
+			continue
+		}
+		if _, err := fmt.Fprintf(b.session.err, "measuring %s ...\n", m.what); err != nil {
 			return err
 		}
-		if err := step.run(ctx); err != nil {
-			return fmt.Errorf("%s: %w", step.name, err)
+		if err := m.run(b, ctx); err != nil {
+			return fmt.Errorf("%s: %w", m.what, err)
 		}
 	}
 	return nil
+}
+
+// measurement is one step of a run. One without a name always runs: others take their bars from it.
+type measurement struct {
+	name, what string
+	mounted    bool // needs a mount
+	run        func(*bench, context.Context) error
+}
+
+// measurements stand in the order in which they disturb each other least: those that write gigabytes come last.
+var measurements = []measurement{
+	{name: "idle", what: "idle memory", run: (*bench).idle},
+	{what: "the machine's own limits", run: (*bench).measureLimits},
+	{name: "put-small", what: "PUT of 4 KiB", run: (*bench).putSmall},
+	{name: "list", what: "LIST", run: (*bench).list},
+	{name: "mount-small", what: "cp -r of 4 KiB files", mounted: true, run: (*bench).copyFiles},
+	{name: "put", what: "PUT of 64 MiB", run: (*bench).putLarge},
+	{name: "get", what: "GET of 64 MiB", run: (*bench).getLarge},
+	{name: "first-byte", what: "first byte", run: (*bench).firstByte},
+	{name: "range", what: "4 KiB range", run: (*bench).smallRange},
+	{name: "mount", what: "a mounted file of 1 GiB", mounted: true, run: (*bench).throughMount},
+	{name: "memory", what: "64 PUTs at once", run: (*bench).manyPuts},
+}
+
+func measurementNames() []string {
+	var names []string
+	for _, m := range measurements {
+		if m.name != "" {
+			names = append(names, m.name)
+		}
+	}
+	return names
 }
 
 func (b *bench) add(f figure) { b.figures = append(b.figures, f) }

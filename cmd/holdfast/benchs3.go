@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -39,8 +38,7 @@ const (
 func largeKey(i int) string { return fmt.Sprintf("large/%d", i) }
 
 func (b *bench) put(ctx context.Context, key string, body []byte) error {
-	_, err := b.s3.PutObject(ctx, &s3.PutObjectInput{Bucket: &b.bucket, Key: &key, Body: bytes.NewReader(body)})
-	return err
+	return b.wire.put(ctx, b.bucket, key, body)
 }
 
 // steady runs do in so many goroutines for the configured time and returns how many finished a second. do gets a number
@@ -72,18 +70,31 @@ func (b *bench) putLarge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for i := range largeObjects { // so that all are there to be read
-		if err := b.put(ctx, largeKey(i), body); err != nil {
-			return err
-		}
-	}
 	limit := min(b.limits.put(), b.limits.Write/1.5)
 	b.add(figure{Name: "PUT 64 MiB", Value: rate * largeObject / 1e6, Unit: "MB/s", Bar: 0.6 * limit,
 		Beside: fmt.Sprintf("60 %% of %s MB/s, min(MD5 + SHA-256, disk write / 1.5)", amount(limit))})
 	return nil
 }
 
+// haveLarge puts the large objects, so that all are there to be read.
+func (b *bench) haveLarge(ctx context.Context) error {
+	if b.large {
+		return nil
+	}
+	body := randomBlock(largeObject, 4)
+	for i := range largeObjects {
+		if err := b.put(ctx, largeKey(i), body); err != nil {
+			return err
+		}
+	}
+	b.large = true
+	return nil
+}
+
 func (b *bench) getLarge(ctx context.Context) error {
+	if err := b.haveLarge(ctx); err != nil {
+		return err
+	}
 	cold := "cold"
 	if err := b.chill(); err != nil {
 		cold = "maybe warm: " + err.Error()
@@ -93,11 +104,11 @@ func (b *bench) getLarge(ctx context.Context) error {
 	group.SetLimit(runtime.NumCPU())
 	for i := range largeObjects { // each once, so that none is in a cache
 		group.Go(func() error {
-			out, err := b.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &b.bucket, Key: aws.String(largeKey(i))})
+			out, err := b.wire.get(ctx, b.bucket, largeKey(i), "")
 			if err != nil {
 				return err
 			}
-			_, err = discard(out.Body)
+			_, err = discard(out)
 			return err
 		})
 	}
@@ -132,21 +143,24 @@ func (b *bench) chill() error {
 
 // firstByte measures how long a reader waits for the first byte of a span somewhere in a large object.
 func (b *bench) firstByte(ctx context.Context) error {
+	if err := b.haveLarge(ctx); err != nil {
+		return err
+	}
 	times := make([]time.Duration, 0, firstBytes)
 	for range firstBytes {
 		off := rand.Int64N(largeObject - rangeSpan)
 		key := largeKey(rand.IntN(largeObjects))
 		began := time.Now()
-		out, err := b.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &b.bucket, Key: &key, Range: aws.String(fmt.Sprintf("bytes=%d-", off))})
+		out, err := b.wire.get(ctx, b.bucket, key, fmt.Sprintf("bytes=%d-", off))
 		if err != nil {
 			return err
 		}
 		var first [1]byte
-		if _, err := io.ReadFull(out.Body, first[:]); err != nil {
-			return errors.Join(err, out.Body.Close())
+		if _, err := io.ReadFull(out, first[:]); err != nil {
+			return errors.Join(err, out.Close())
 		}
 		times = append(times, time.Since(began))
-		if err := out.Body.Close(); err != nil {
+		if err := out.Close(); err != nil {
 			return err
 		}
 	}
@@ -160,6 +174,9 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 
 // smallRange reads 4 KiB out of large objects and asks the server what that took from drives.
 func (b *bench) smallRange(ctx context.Context) error {
+	if err := b.haveLarge(ctx); err != nil {
+		return err
+	}
 	const reads = 50
 	before, err := b.admin.Status(ctx)
 	if err != nil {
@@ -167,12 +184,11 @@ func (b *bench) smallRange(ctx context.Context) error {
 	}
 	for range reads {
 		off := rand.Int64N(largeObject-smallObject) / smallObject * smallObject
-		out, err := b.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &b.bucket, Key: aws.String(largeKey(0)),
-			Range: aws.String(fmt.Sprintf("bytes=%d-%d", off, off+smallObject-1))})
+		out, err := b.wire.get(ctx, b.bucket, largeKey(0), fmt.Sprintf("bytes=%d-%d", off, off+smallObject-1))
 		if err != nil {
 			return err
 		}
-		if n, err := discard(out.Body); err != nil || n != smallObject {
+		if n, err := discard(out); err != nil || n != smallObject {
 			return fmt.Errorf("a range of %d bytes gave %d: %w", smallObject, n, err)
 		}
 	}

@@ -119,7 +119,7 @@ func runServer(ctx context.Context, s *session, o *serverOptions) error {
 	if config.Drives, err = peer.ExpandDrives(o.drives); err != nil {
 		return usageError(err)
 	}
-	p, err := startPeer(ctx, config, log)
+	p, err := s.startPeer(ctx, config, log)
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,8 @@ func runServer(ctx context.Context, s *session, o *serverOptions) error {
 	return p.Close()
 }
 
-func startPeer(ctx context.Context, config peer.Config, log *slog.Logger) (*peer.Peer, error) {
+func (s *session) startPeer(ctx context.Context, config peer.Config, log *slog.Logger) (*peer.Peer, error) {
+	s.tuneServer()
 	p, err := peer.Start(ctx, config, peer.Seams{FS: vfs.OS(), Now: time.Now, Log: log})
 	if errors.Is(err, peer.ErrConfig) {
 		return nil, usageError(err)

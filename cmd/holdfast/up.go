@@ -65,7 +65,7 @@ func runUp(ctx context.Context, s *session, o *upOptions) error {
 		}
 		config.HomeBucket = homeBucket
 	}
-	p, err := startPeer(ctx, config, log)
+	p, err := s.startPeer(ctx, config, log)
 	if err != nil {
 		return err
 	}
