@@ -57,6 +57,7 @@ type Store struct {
 	config  Config
 	codec   *erasure.Codec
 	budget  *budget
+	hasher  *hasher
 	volumes *volumeSet
 	ids     chunkIDs
 	latency latency
@@ -109,7 +110,7 @@ func NewStore(config Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{config: config, codec: codec, budget: budget}
+	s := &Store{config: config, codec: codec, budget: budget, hasher: newHasher()}
 	s.life, s.cancel = context.WithCancel(context.Background())
 	s.volumes = newVolumeSet(s)
 	s.damage = newDamageLog(s)

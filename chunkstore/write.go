@@ -281,7 +281,7 @@ func (w *writer) code() {
 				w.dispatch(out)
 				return
 			}
-			if err := out.add(w.store.codec, f, w.options.MD5); err != nil {
+			if err := w.store.code(out, f, w.options.MD5); err != nil {
 				w.cancel(err)
 			}
 			w.store.stats.rows.Add(1)
@@ -355,10 +355,10 @@ type outgoing struct {
 	extra atomic.Int32
 }
 
-// add codes one more row, and gives its bytes to md5 when that is not nil. Only the last row of a chunk may be less
+// code adds one more row to a chunk, and its bytes to md5 when that is not nil. Only the last row of a chunk may be less
 // than full.
-func (o *outgoing) add(codec *erasure.Codec, f *filledRow, md5 *hashkern.MD5) error {
-	layout := codec.Scheme().Layout(int64(f.n))
+func (s *Store) code(o *outgoing, f *filledRow, md5 *hashkern.MD5) error {
+	layout := s.codec.Scheme().Layout(int64(f.n))
 	if len(o.rows) > 0 {
 		layout.Cell, layout.Leaf = erasure.Cell, erasure.Leaf
 	}
@@ -366,7 +366,7 @@ func (o *outgoing) add(codec *erasure.Codec, f *filledRow, md5 *hashkern.MD5) er
 	o.size += int64(f.n)
 	clear(f.row.buf[f.n : dataCells*layout.Cell])
 	cells := f.row.cells(layout.Cell)
-	if err := codec.Encode(cells[:]); err != nil {
+	if err := s.codec.Encode(cells[:]); err != nil {
 		return err
 	}
 	var leaves [][]byte
@@ -375,11 +375,11 @@ func (o *outgoing) add(codec *erasure.Codec, f *filledRow, md5 *hashkern.MD5) er
 		leaves = cutLeaves(leaves, cell, layout.Leaf)
 	}
 	sums := make([]hashkern.Digest, len(leaves))
+	work := hashkern.Work{Leaves: leaves, Sums: sums}
 	if md5 != nil {
-		md5.WriteSum256(f.row.buf[:f.n], leaves, sums)
-	} else {
-		hashkern.Sum256(leaves, sums)
+		work.MD5, work.Body = md5, f.row.buf[:f.n]
 	}
+	s.hasher.run(work)
 	perCell := len(leaves) / len(cells)
 	for i := range cells {
 		for _, sum := range sums[i*perCell : (i+1)*perCell] {

@@ -3,7 +3,8 @@
 // This program writes kernel_amd64.s. Run it with `go generate ./chunkstore/hashkern`.
 //
 // MD5 is one chain of dependent scalar instructions that leaves most of a core idle; SHA-NI works on the vector ports.
-// So the program emits the instructions of one MD5 block and of two SHA-256 streams and merges the lists evenly.
+// So the program emits the instructions of one MD5 block, or of two of different streams, and of two SHA-256 streams, and
+// merges the lists evenly.
 package main
 
 import (
@@ -22,6 +23,8 @@ func main() {
 	out = append(out, sha2()...)
 	out = append(out, md5()...)
 	out = append(out, stitched()...)
+	out = append(out, md5Two()...)
+	out = append(out, stitchedTwo()...)
 	if err := os.WriteFile("kernel_amd64.s", []byte(strings.Join(out, "\n")+"\n"), 0o644); err != nil {
 		log.Fatal(err)
 	}
@@ -127,36 +130,90 @@ func shaPair() []string {
 	return append(append(out, a1...), a2...)
 }
 
-// md5Block emits one MD5 block: state in AX BX CX DX, data at DI. Round 2 uses (d&b)+(^d&c), which keeps four
-// instructions on the critical path.
-func md5Block() []string {
-	a, b, c, d := "AX", "BX", "CX", "DX"
-	out := []string{"MOVL AX, R8", "MOVL BX, R9", "MOVL CX, R10", "MOVL DX, R11"}
-	shifts := [4][4]int{{7, 12, 17, 22}, {5, 9, 14, 20}, {4, 11, 16, 23}, {6, 10, 15, 21}}
-	for i := range 64 {
-		k := int64(int32(uint32(uint64(math.Abs(math.Sin(float64(i+1))) * (1 << 32)))))
-		word := [4]int{i, (5*i + 1) % 16, (3*i + 5) % 16, 7 * i % 16}[i/16]
-		out = append(out, fmt.Sprintf("ADDL %d(DI), %s", word*4, a))
-		switch i / 16 {
-		case 0:
-			out = append(out, fmt.Sprintf("MOVL %s, SI", c), fmt.Sprintf("XORL %s, SI", d), fmt.Sprintf("ADDL $%d, %s", k, a), fmt.Sprintf("ANDL %s, SI", b), fmt.Sprintf("XORL %s, SI", d))
-		case 1:
-			out = append(out, fmt.Sprintf("MOVL %s, SI", d), fmt.Sprintf("ANDNL %s, %s, R15", c, d), fmt.Sprintf("ADDL $%d, %s", k, a), fmt.Sprintf("ADDL R15, %s", a), fmt.Sprintf("ANDL %s, SI", b))
-		case 2:
-			out = append(out, fmt.Sprintf("MOVL %s, SI", c), fmt.Sprintf("XORL %s, SI", d), fmt.Sprintf("ADDL $%d, %s", k, a), fmt.Sprintf("XORL %s, SI", b))
-		case 3:
-			out = append(out, fmt.Sprintf("MOVL %s, SI", d), "NOTL SI", fmt.Sprintf("ADDL $%d, %s", k, a), fmt.Sprintf("ORL %s, SI", b), fmt.Sprintf("XORL %s, SI", c))
-		}
-		out = append(out, fmt.Sprintf("ADDL SI, %s", a), fmt.Sprintf("ROLL $%d, %s", shifts[i/16][i%4], a), fmt.Sprintf("ADDL %s, %s", b, a))
-		a, b, c, d = d, a, b, c
-	}
-	return append(out, "ADDL R8, AX", "ADDL R9, BX", "ADDL R10, CX", "ADDL R11, DX", "ADDQ $64, DI")
+// chain is the registers of one MD5 stream: its state, where its data is, two to compute with, and where the state of the
+// block before is kept: in registers, or on the stack from save on when there are none left.
+type chain struct {
+	state   [4]string
+	data    string
+	scratch [2]string
+	keep    []string
+	save    int
 }
 
 var (
-	md5Load  = []string{"MOVL 0(R8), AX", "MOVL 4(R8), BX", "MOVL 8(R8), CX", "MOVL 12(R8), DX"}
-	md5Store = []string{"MOVL AX, 0(R8)", "MOVL BX, 4(R8)", "MOVL CX, 8(R8)", "MOVL DX, 12(R8)"}
+	alone = chain{state: [4]string{"AX", "BX", "CX", "DX"}, data: "DI", scratch: [2]string{"SI", "R15"}, keep: []string{"R8", "R9", "R10", "R11"}}
+	// Two chains take turns step by step, so they can compute with the same registers: the processor renames them.
+	left  = chain{state: [4]string{"AX", "BX", "CX", "DX"}, data: "DI", scratch: [2]string{"R14", "R15"}, save: 72}
+	right = chain{state: [4]string{"R8", "R9", "R10", "R11"}, data: "SI", scratch: [2]string{"R14", "R15"}, save: 88}
 )
+
+// block emits one MD5 block: what comes before the steps, the 64 steps, what comes after. Round 2 uses (d&b)+(^d&c),
+// which keeps four instructions on the critical path.
+func (m chain) block() (before []string, steps [64][]string, after []string) {
+	for i, r := range m.state {
+		place := fmt.Sprintf("%d(SP)", m.save+4*i)
+		if m.keep != nil {
+			place = m.keep[i]
+		}
+		before = append(before, fmt.Sprintf("MOVL %s, %s", r, place))
+		after = append(after, fmt.Sprintf("ADDL %s, %s", place, r))
+	}
+	a, b, c, d := m.state[0], m.state[1], m.state[2], m.state[3]
+	x, y := m.scratch[0], m.scratch[1]
+	shifts := [4][4]int{{7, 12, 17, 22}, {5, 9, 14, 20}, {4, 11, 16, 23}, {6, 10, 15, 21}}
+	for i := range steps {
+		k := int64(int32(uint32(uint64(math.Abs(math.Sin(float64(i+1))) * (1 << 32)))))
+		word := [4]int{i, (5*i + 1) % 16, (3*i + 5) % 16, 7 * i % 16}[i/16]
+		out := []string{fmt.Sprintf("ADDL %d(%s), %s", word*4, m.data, a)}
+		switch i / 16 {
+		case 0:
+			out = append(out, fmt.Sprintf("MOVL %s, %s", c, x), fmt.Sprintf("XORL %s, %s", d, x), fmt.Sprintf("ADDL $%d, %s", k, a), fmt.Sprintf("ANDL %s, %s", b, x), fmt.Sprintf("XORL %s, %s", d, x))
+		case 1:
+			out = append(out, fmt.Sprintf("MOVL %s, %s", d, x), fmt.Sprintf("ANDNL %s, %s, %s", c, d, y), fmt.Sprintf("ADDL $%d, %s", k, a), fmt.Sprintf("ADDL %s, %s", y, a), fmt.Sprintf("ANDL %s, %s", b, x))
+		case 2:
+			out = append(out, fmt.Sprintf("MOVL %s, %s", c, x), fmt.Sprintf("XORL %s, %s", d, x), fmt.Sprintf("ADDL $%d, %s", k, a), fmt.Sprintf("XORL %s, %s", b, x))
+		case 3:
+			out = append(out, fmt.Sprintf("MOVL %s, %s", d, x), "NOTL "+x, fmt.Sprintf("ADDL $%d, %s", k, a), fmt.Sprintf("ORL %s, %s", b, x), fmt.Sprintf("XORL %s, %s", c, x))
+		}
+		steps[i] = append(out, fmt.Sprintf("ADDL %s, %s", x, a), fmt.Sprintf("ROLL $%d, %s", shifts[i/16][i%4], a), fmt.Sprintf("ADDL %s, %s", b, a))
+		a, b, c, d = d, a, b, c
+	}
+	return before, steps, append(after, fmt.Sprintf("ADDQ $64, %s", m.data))
+}
+
+// load and store move a state between memory and its registers.
+func (m chain) load(from string) []string {
+	var out []string
+	for i, r := range m.state {
+		out = append(out, fmt.Sprintf("MOVL %d(%s), %s", 4*i, from, r))
+	}
+	return out
+}
+
+func (m chain) store(to string) []string {
+	var out []string
+	for i, r := range m.state {
+		out = append(out, fmt.Sprintf("MOVL %s, %d(%s)", r, 4*i, to))
+	}
+	return out
+}
+
+// md5Blocks emits one block of each chain, with their steps taking turns.
+func md5Blocks(chains ...chain) []string {
+	var out, end []string
+	var all [64][]string
+	for _, m := range chains {
+		before, steps, after := m.block()
+		out, end = append(out, before...), append(end, after...)
+		for i := range steps {
+			all[i] = append(all[i], steps[i]...)
+		}
+	}
+	for _, step := range all {
+		out = append(out, step...)
+	}
+	return append(out, end...)
+}
 
 func join(lists ...[]string) []string {
 	var out []string
@@ -166,10 +223,10 @@ func join(lists ...[]string) []string {
 	return out
 }
 
-// function frames a loop: 64(SP) counts the blocks that are left.
+// function frames a loop: 64(SP) counts the rounds that are left. Below it SHA-256 keeps states, above it MD5.
 func function(signature string, arguments int, before, body, after []string) []string {
 	name, _, _ := strings.Cut(signature, "(")
-	out := []string{"// func " + signature, fmt.Sprintf("TEXT ·%s(SB), NOSPLIT, $80-%d", name, arguments*8)}
+	out := []string{"// func " + signature, fmt.Sprintf("TEXT ·%s(SB), NOSPLIT, $104-%d", name, arguments*8)}
 	for _, line := range before {
 		out = append(out, "\t"+line)
 	}
@@ -194,13 +251,13 @@ func sha2() []string {
 
 func md5() []string {
 	return function("md5Blocks(h *[4]uint32, p *byte, blocks int)", 3,
-		join([]string{"MOVQ p+8(FP), DI", "MOVQ blocks+16(FP), R8", "MOVQ R8, 64(SP)", "MOVQ h+0(FP), R8"}, md5Load),
-		md5Block(),
-		join([]string{"MOVQ h+0(FP), R8"}, md5Store))
+		join([]string{"MOVQ p+8(FP), DI", "MOVQ blocks+16(FP), R8", "MOVQ R8, 64(SP)", "MOVQ h+0(FP), R8"}, alone.load("R8")),
+		md5Blocks(alone),
+		join([]string{"MOVQ h+0(FP), R8"}, alone.store("R8")))
 }
 
-func stitched() []string {
-	scalar, vector := md5Block(), shaPair()
+// merge spreads the instructions of one list evenly between those of another.
+func merge(scalar, vector []string) []string {
 	var body []string
 	for i, j := 0, 0; i < len(scalar); i++ {
 		body = append(body, scalar[i])
@@ -208,9 +265,31 @@ func stitched() []string {
 			body = append(body, vector[j])
 		}
 	}
+	return body
+}
+
+func stitched() []string {
 	return function("stitched(hm *[4]uint32, pm *byte, h0 *[8]uint32, p0 *byte, h1 *[8]uint32, p1 *byte, blocks int)", 7,
-		join([]string{"MOVQ hm+0(FP), R8"}, md5Load, []string{"MOVQ h0+16(FP), R8"}, first.load("R8"), []string{"MOVQ h1+32(FP), R8"}, second.load("R8"),
+		join([]string{"MOVQ hm+0(FP), R8"}, alone.load("R8"), []string{"MOVQ h0+16(FP), R8"}, first.load("R8"), []string{"MOVQ h1+32(FP), R8"}, second.load("R8"),
 			[]string{"MOVQ pm+8(FP), DI", "MOVQ p0+24(FP), R12", "MOVQ p1+40(FP), R13", "MOVQ blocks+48(FP), R8", "MOVQ R8, 64(SP)"}),
-		body,
-		join([]string{"MOVQ hm+0(FP), R8"}, md5Store, []string{"MOVQ h0+16(FP), R8"}, first.store("R8"), []string{"MOVQ h1+32(FP), R8"}, second.store("R8")))
+		merge(md5Blocks(alone), shaPair()),
+		join([]string{"MOVQ hm+0(FP), R8"}, alone.store("R8"), []string{"MOVQ h0+16(FP), R8"}, first.store("R8"), []string{"MOVQ h1+32(FP), R8"}, second.store("R8")))
+}
+
+func md5Two() []string {
+	return function("md5Two(ha *[4]uint32, pa *byte, hb *[4]uint32, pb *byte, blocks int)", 5,
+		join([]string{"MOVQ blocks+32(FP), R12", "MOVQ R12, 64(SP)", "MOVQ ha+0(FP), R12"}, left.load("R12"), []string{"MOVQ hb+16(FP), R12"}, right.load("R12"),
+			[]string{"MOVQ pa+8(FP), DI", "MOVQ pb+24(FP), SI"}),
+		md5Blocks(left, right),
+		join([]string{"MOVQ ha+0(FP), R12"}, left.store("R12"), []string{"MOVQ hb+16(FP), R12"}, right.store("R12")))
+}
+
+func stitchedTwo() []string {
+	return function("stitchedTwo(ha *[4]uint32, pa *byte, hb *[4]uint32, pb *byte, h0 *[8]uint32, p0 *byte, h1 *[8]uint32, p1 *byte, blocks int)", 9,
+		join([]string{"MOVQ blocks+64(FP), R12", "MOVQ R12, 64(SP)", "MOVQ ha+0(FP), R12"}, left.load("R12"), []string{"MOVQ hb+16(FP), R12"}, right.load("R12"),
+			[]string{"MOVQ h0+32(FP), R12"}, first.load("R12"), []string{"MOVQ h1+48(FP), R12"}, second.load("R12"),
+			[]string{"MOVQ pa+8(FP), DI", "MOVQ pb+24(FP), SI", "MOVQ p0+40(FP), R12", "MOVQ p1+56(FP), R13"}),
+		merge(md5Blocks(left, right), join(shaPair(), shaPair())),
+		join([]string{"MOVQ ha+0(FP), R12"}, left.store("R12"), []string{"MOVQ hb+16(FP), R12"}, right.store("R12"),
+			[]string{"MOVQ h0+32(FP), R12"}, first.store("R12"), []string{"MOVQ h1+48(FP), R12"}, second.store("R12")))
 }

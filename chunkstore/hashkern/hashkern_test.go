@@ -83,6 +83,48 @@ func TestARowStitched(t *testing.T) {
 	}
 }
 
+// Two streams of all kinds of lengths, at once and in pieces, with leaves of all kinds.
+func TestTwoStreamsAtOnceEqualTheStandardLibrary(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	for round := range 400 {
+		type stream struct {
+			body []byte
+			sum  MD5
+		}
+		var streams [2]stream
+		for range 1 + random.IntN(3) {
+			var works [2]Work
+			for i := range works {
+				s := &streams[i]
+				body := noise(random.Uint64(), random.IntN([]int{1, 100, 5000, 70_000}[random.IntN(4)]))
+				var leaves [][]byte
+				size := []int{0, 1, 64, 1000, 16 << 10}[random.IntN(5)]
+				for range random.IntN(8) {
+					if random.IntN(10) == 0 {
+						size++
+					}
+					leaves = append(leaves, noise(random.Uint64(), size))
+				}
+				s.body = append(s.body, body...)
+				works[i] = Work{MD5: &s.sum, Body: body, Leaves: leaves, Sums: make([]Digest, len(leaves))}
+			}
+			RunTwo(works[0], works[1])
+			for i, w := range works {
+				for n, leaf := range w.Leaves {
+					if w.Sums[n] != sha256.Sum256(leaf) {
+						t.Fatalf("round %d: leaf %d of stream %d, %d bytes, differs", round, n, i, len(leaf))
+					}
+				}
+			}
+		}
+		for i := range streams {
+			if s := &streams[i]; s.sum.Sum() != md5.Sum(s.body) {
+				t.Fatalf("round %d: MD5 of stream %d, %d bytes, differs", round, i, len(s.body))
+			}
+		}
+	}
+}
+
 // BenchmarkKernels prints what the machine's standard hashes take beside the kernels.
 func BenchmarkKernels(b *testing.B) {
 	const cell, leaf = 64 << 10, 16 << 10
@@ -92,6 +134,12 @@ func BenchmarkKernels(b *testing.B) {
 		leaves = append(leaves, row[off:off+leaf])
 	}
 	sums := make([]Digest, len(leaves))
+	other := noise(10, 12*cell)
+	var others [][]byte
+	for off := 0; off < len(other); off += leaf {
+		others = append(others, other[off:off+leaf])
+	}
+	otherSums := make([]Digest, len(others))
 	for _, run := range []struct {
 		name string
 		size int64
@@ -113,6 +161,11 @@ func BenchmarkKernels(b *testing.B) {
 		{"put row, stitched", 8 * cell, func() {
 			var m MD5
 			m.WriteSum256(row[:8*cell], leaves, sums)
+		}},
+		{"two put rows, stitched", 16 * cell, func() {
+			var m, n MD5
+			RunTwo(Work{MD5: &m, Body: row[:8*cell], Leaves: leaves, Sums: sums},
+				Work{MD5: &n, Body: other[:8*cell], Leaves: others, Sums: otherSums})
 		}},
 	} {
 		b.Run(fmt.Sprint(run.name), func(b *testing.B) {

@@ -24,5 +24,15 @@ func sha256Pair(h0 *[8]uint32, p0 *byte, h1 *[8]uint32, p1 *byte, blocks int)
 //go:noescape
 func md5Blocks(h *[4]uint32, p *byte, blocks int)
 
+// md5Two is md5Blocks of two streams at once.
+//
+//go:noescape
+func md5Two(ha *[4]uint32, pa *byte, hb *[4]uint32, pb *byte, blocks int)
+
+// stitchedTwo takes blocks of two MD5 streams, and twice as many of the two SHA-256 streams.
+//
+//go:noescape
+func stitchedTwo(ha *[4]uint32, pa *byte, hb *[4]uint32, pb *byte, h0 *[8]uint32, p0 *byte, h1 *[8]uint32, p1 *byte, blocks int)
+
 //go:noescape
 func stitched(hm *[4]uint32, pm *byte, h0 *[8]uint32, p0 *byte, h1 *[8]uint32, p1 *byte, blocks int)

@@ -10,5 +10,6 @@ func TestWithoutTheKernelTheStandardLibraryDoesTheSame(t *testing.T) {
 	t.Cleanup(func() { haveKernel = had })
 	haveKernel = false
 	t.Run("sum", TestSum256EqualsTheStandardLibraryForEveryLength)
+	t.Run("two", TestTwoStreamsAtOnceEqualTheStandardLibrary)
 	t.Run("md5", TestMD5EqualsTheStandardLibraryForEverySplit)
 }
