@@ -176,7 +176,22 @@ var errSlow = errors.New("did not answer in time")
 // writeMembers appends on all members at once and returns which have it and why others have not. buf is not written
 // again after it returns, so a hung device may still read it.
 func (l *mirroredLog) writeMembers(members []cluster.DriveID, at place, buf []byte) (done []cluster.DriveID, failed map[cluster.DriveID]error) {
-	return l.each(members, func(d *drive) error { return d.append(at, buf, l.segmentSize) })
+	drives := l.drivesOf(members)
+	return l.await(members, func(answer func(cluster.DriveID, error)) {
+		var writes []vfs.SyncWrite
+		for _, d := range drives {
+			if !d.ready(at.segment) {
+				l.writes.Go(func() { answer(d.id, d.append(at, buf, l.segmentSize)) })
+				continue
+			}
+			l.writes.Add(1)
+			writes = append(writes, vfs.SyncWrite{File: d.file, Data: buf, Off: at.off, Done: func(err error) {
+				defer l.writes.Done()
+				answer(d.id, d.appended(err))
+			}})
+		}
+		vfs.StartWrites(writes)
+	})
 }
 
 // each runs an operation on drives at once. A drive that is late when most are done has failed; so has every drive
@@ -191,12 +206,19 @@ func (l *mirroredLog) each(ids []cluster.DriveID, operate func(*drive) error) (d
 
 // fanOut is each for callers that know their drives; it needs no lock.
 func (l *mirroredLog) fanOut(ids []cluster.DriveID, operate func(cluster.DriveID) error) (done []cluster.DriveID, failed map[cluster.DriveID]error) {
+	return l.await(ids, func(answer func(cluster.DriveID, error)) {
+		for _, id := range ids {
+			l.writes.Go(func() { answer(id, operate(id)) })
+		}
+	})
+}
+
+// await waits for the answers of drives, each of which begin sees to.
+func (l *mirroredLog) await(ids []cluster.DriveID, begin func(answer func(cluster.DriveID, error))) (done []cluster.DriveID, failed map[cluster.DriveID]error) {
 	failed = map[cluster.DriveID]error{}
 	answers := make(chan outcome, len(ids))
 	waiting := slices.Clone(ids)
-	for _, id := range ids {
-		l.writes.Go(func() { answers <- outcome{id, operate(id)} })
-	}
+	begin(func(id cluster.DriveID, err error) { answers <- outcome{id, err} })
 	late, end := time.NewTimer(l.slow), time.NewTimer(patience*l.slow)
 	defer late.Stop()
 	defer end.Stop()

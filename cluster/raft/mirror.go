@@ -164,6 +164,27 @@ func (d *drive) append(at place, buf []byte, size int64) error {
 	return d.inPlace()
 }
 
+// ready tells whether a segment is open for an append that somebody else makes, on d.file, and ends with appended.
+func (d *drive) ready(segment uint64) bool {
+	if !d.io.TryLock() {
+		return false
+	}
+	if d.segment != segment {
+		d.io.Unlock()
+		return false
+	}
+	return true
+}
+
+// appended is the end of an append that began with ready: it returns what append would.
+func (d *drive) appended(err error) error {
+	defer d.io.Unlock()
+	if err != nil {
+		return err
+	}
+	return d.inPlace()
+}
+
 // inPlace checks that the open segment is the file at its path. Bytes in a directory that somebody moved away are on
 // no drive that a restart would find.
 func (d *drive) inPlace() error {
@@ -174,7 +195,7 @@ func (d *drive) inPlace() error {
 	if info.Inode != d.info.Inode || info.Device != d.info.Device {
 		return errMoved
 	}
-	return d.present()
+	return nil
 }
 
 // begin opens a segment for appending. Caller holds io.

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/holdfast/holdfast/cluster/vfs"
 )
@@ -30,6 +31,7 @@ func TestContract(t *testing.T) {
 		"ReadsWhatWasWritten":        readsWritten,
 		"WritesManyBuffers":          writesManyBuffers,
 		"WriteSyncWritesInPlace":     writeSync,
+		"StartedWritesAllEnd":        startWrites,
 		"DirectNeedsAlignment":       directNeedsAlignment,
 		"DirectReadsShortTail":       directTail,
 		"HolesReadAsZeros":           holes,
@@ -163,6 +165,72 @@ func writeSync(t *testing.T, f vfs.FS, dir string) {
 	}
 	if m, ok := f.(*vfs.Memory); ok {
 		wantContent(t, m.Crash(), name, want)
+	}
+}
+
+func startWrites(t *testing.T, f vfs.FS, dir string) {
+	const files, pages = 20, 4 // more files than one call of the kernel takes
+	type target struct {
+		name string
+		file vfs.File
+		want []byte
+	}
+	var targets []target
+	for i := range files {
+		name := path.Join(dir, fmt.Sprint(i))
+		want := make([]byte, pages*vfs.Align)
+		must(t, create(t, f, name, want).Sync())
+		flag := vfs.Direct
+		if i%5 == 4 {
+			flag = 0
+		}
+		file, err := f.OpenFile(name, os.O_RDWR|flag, 0)
+		if errors.Is(err, vfs.ErrNoDirect) {
+			file, err = f.OpenFile(name, os.O_RDWR, 0)
+		}
+		must(t, err)
+		targets = append(targets, target{name, file, want})
+	}
+	must(t, f.SyncDir(dir))
+	closed, err := f.OpenFile(targets[0].name, os.O_RDWR, 0)
+	must(t, err)
+	must(t, closed.Close())
+	for page := range pages {
+		data := vfs.Aligned(vfs.Align)
+		copy(data, bytes.Repeat([]byte{byte('a' + page)}, vfs.Align))
+		ends := make(chan error, files+1)
+		var writes []vfs.SyncWrite
+		for _, to := range targets {
+			copy(to.want[page*vfs.Align:], data)
+			writes = append(writes, vfs.SyncWrite{File: to.file, Data: data, Off: int64(page * vfs.Align), Done: func(err error) { ends <- err }})
+		}
+		if page == 1 {
+			writes = append(writes, vfs.SyncWrite{File: closed, Data: data, Done: func(err error) {
+				if !errors.Is(err, fs.ErrClosed) {
+					t.Errorf("a write to a closed file gives %v", err)
+				}
+				ends <- nil
+			}})
+		}
+		vfs.StartWrites(writes)
+		for range writes {
+			select {
+			case err := <-ends:
+				must(t, err)
+			case <-time.After(30 * time.Second):
+				t.Fatal("a write did not end")
+			}
+		}
+	}
+	for _, to := range targets {
+		must(t, to.file.Close())
+		wantContent(t, f, to.name, to.want)
+	}
+	if m, ok := f.(*vfs.Memory); ok {
+		after := m.Crash()
+		for _, to := range targets {
+			wantContent(t, after, to.name, to.want)
+		}
 	}
 }
 

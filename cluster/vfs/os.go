@@ -15,11 +15,11 @@ import (
 const maxIovecs = 1024
 
 // OS returns the file system of the operating system.
-func OS() FS { return osFS{} }
+func OS() FS { return osFS{&ringPool{}} }
 
-type osFS struct{}
+type osFS struct{ rings *ringPool }
 
-func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+func (o osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 	direct := flag&Direct != 0
 	flag &^= Direct
 	if direct {
@@ -36,7 +36,7 @@ func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &osFile{f: f, conn: conn, direct: direct}, nil
+	return &osFile{f: f, conn: conn, direct: direct, rings: o.rings}, nil
 }
 
 func (osFS) Mkdir(name string, perm fs.FileMode) error  { return os.Mkdir(name, perm) }
@@ -90,6 +90,7 @@ type osFile struct {
 	f      *os.File
 	conn   syscall.RawConn
 	direct bool
+	rings  *ringPool
 }
 
 // control runs a system call on the descriptor and repeats it while signals interrupt it.
