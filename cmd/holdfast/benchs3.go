@@ -18,6 +18,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast/holdfast/cmd/holdfast/admin"
 )
 
 // The loads, as the project's bars name them.
@@ -178,7 +180,7 @@ func (b *bench) smallRange(ctx context.Context) error {
 		return err
 	}
 	const reads = 50
-	before, err := b.admin.Status(ctx)
+	before, err := b.whenQuiet(ctx)
 	if err != nil {
 		return err
 	}
@@ -199,6 +201,23 @@ func (b *bench) smallRange(ctx context.Context) error {
 	read := float64(after.Traffic.FromDrives-before.Traffic.FromDrives) / reads
 	b.add(figure{Name: "4 KiB range of 64 MiB reads", Value: read / 1024, Unit: "KiB", Bar: 64, AtMost: true})
 	return nil
+}
+
+// whenQuiet waits until what earlier requests read ahead has come from the drives.
+func (b *bench) whenQuiet(ctx context.Context) (*admin.Status, error) {
+	var before int64 = -1
+	for {
+		st, err := b.admin.Status(ctx)
+		if err != nil || st.Traffic.FromDrives == before {
+			return st, err
+		}
+		before = st.Traffic.FromDrives
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 func (b *bench) putSmall(ctx context.Context) error {
