@@ -188,7 +188,7 @@ type Stage struct {
 
 // If holds the conditions of a write. The zero If asks nothing.
 type If struct {
-	Match     string // the current version's ETag must equal it ("*": there must be one)
+	Match     string // the current version's ETag must equal it ("*": any); ErrNoSuchKey when there is none
 	NoneMatch string // "*": there must be no current version; an ETag: it must differ
 	// Base, when not zero, must be the id of the current version, else ErrConflict. NoBase: there must be none.
 	Base   VersionID

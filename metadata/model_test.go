@@ -143,6 +143,11 @@ func (m *machineTest) put(t *rapid.T) {
 		if current == nil {
 			want = ErrNoSuchKey
 		}
+	case 4:
+		p.If.Match = "*"
+		if current == nil {
+			want = ErrNoSuchKey
+		}
 	}
 	v, err := m.w.Put(m.w.ctx, p)
 	if !errors.Is(err, want) {

@@ -31,9 +31,7 @@ func (i If) check(current *record.Version) error {
 		return fmt.Errorf("the key has a current version: %w", ErrConflict)
 	case i.Base != (VersionID{}) && (current == nil || !sameID(current.Id, fromID(i.Base))):
 		return fmt.Errorf("version %v is not the current one: %w", i.Base, ErrConflict)
-	case i.Match == "*" && current == nil:
-		return fmt.Errorf("if-match *: %w", ErrPrecondition)
-	case i.Match != "" && i.Match != "*" && current == nil:
+	case i.Match != "" && current == nil:
 		return fmt.Errorf("if-match on a key that does not exist: %w", ErrNoSuchKey)
 	case i.Match != "" && i.Match != "*" && string(current.Etag) != i.Match:
 		return fmt.Errorf("if-match: %w", ErrPrecondition)

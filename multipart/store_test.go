@@ -200,6 +200,7 @@ func TestRefusedCommitsLeaveNothing(t *testing.T) {
 	}{
 		{multipart.Put{Bucket: b, Key: "k", If: metadata.If{NoneMatch: "*"}}, metadata.ErrPrecondition},
 		{multipart.Put{Bucket: b, Key: "k", If: metadata.If{Match: "x"}}, metadata.ErrPrecondition},
+		{multipart.Put{Bucket: b, Key: "none", If: metadata.If{Match: "*"}}, metadata.ErrNoSuchKey},
 		{multipart.Put{Bucket: b, Key: "k", If: metadata.If{NoBase: true}}, metadata.ErrConflict},
 		{multipart.Put{Bucket: b + 77, Key: "k"}, metadata.ErrNoSuchBucket},
 		{multipart.Put{Bucket: b, Key: ""}, metadata.ErrKeyLength},

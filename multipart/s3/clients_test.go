@@ -567,4 +567,22 @@ func TestConditionsOfWritesHold(t *testing.T) {
 	if _, err := c.DeleteObject(ctx, &awss3.DeleteObjectInput{Bucket: aws.String("lock"), Key: aws.String("l"), IfMatch: aws.String("x")}); !codeIs(err, "PreconditionFailed") {
 		t.Errorf("delete with a wrong etag: %v", err)
 	}
+	if _, err := c.DeleteObject(ctx, &awss3.DeleteObjectInput{Bucket: aws.String("lock"), Key: aws.String("l"), IfMatch: aws.String("*")}); err != nil {
+		t.Errorf("delete of whatever is there: %v", err)
+	}
+	// What must be there and is not is missing for a write, and a failed condition for a delete.
+	for _, match := range []string{"*", "x"} {
+		if err := put(&match, nil); !codeIs(err, "NoSuchKey") {
+			t.Errorf("put over nothing with if-match %s: %v", match, err)
+		}
+		if _, err := c.DeleteObject(ctx, &awss3.DeleteObjectInput{Bucket: aws.String("lock"), Key: aws.String("l"), IfMatch: &match}); !codeIs(err, "PreconditionFailed") {
+			t.Errorf("delete of nothing with if-match %s: %v", match, err)
+		}
+	}
+	if err := put(nil, aws.String("x")); err != nil {
+		t.Errorf("put of anything but that etag: %v", err)
+	}
+	if err := put(nil, aws.String(etagOf([]byte("1")))); !codeIs(err, "PreconditionFailed") {
+		t.Errorf("put over that very etag: %v", err)
+	}
 }

@@ -167,15 +167,12 @@ func (b *bucket) index(key string, at multipart.At) int {
 	})
 }
 
-// check decides the conditions of a write.
+// check decides the conditions of a write. What must match and is not there is missing, and no failed condition.
 func check(when metadata.If, current *version) error {
-	var fails bool
-	switch {
-	case when.Match == "*":
-		fails = current == nil
-	case when.Match != "":
-		fails = current == nil || current.record.ETag != when.Match
+	if when.Match != "" && current == nil {
+		return metadata.ErrNoSuchKey
 	}
+	fails := when.Match != "" && when.Match != "*" && current.record.ETag != when.Match
 	switch {
 	case when.NoneMatch == "*":
 		fails = fails || current != nil
@@ -189,6 +186,14 @@ func check(when metadata.If, current *version) error {
 		return metadata.ErrConflict
 	}
 	return nil
+}
+
+// checkDelete is check, but for S3's answer to an If-Match of a key that is not there.
+func checkDelete(when metadata.If, current *version) error {
+	if when.Match != "" && current == nil {
+		return metadata.ErrPrecondition
+	}
+	return check(when, current)
 }
 
 // commit makes v the newest version of its key, as the bucket's versioning says.
@@ -325,7 +330,7 @@ func (s *Store) Delete(_ context.Context, d metadata.Delete) (metadata.Deleted, 
 	if err != nil {
 		return metadata.Deleted{}, err
 	}
-	if err := check(d.If, b.current(d.Key)); err != nil {
+	if err := checkDelete(d.If, b.current(d.Key)); err != nil {
 		return metadata.Deleted{}, fmt.Errorf("delete %q: %w", d.Key, err)
 	}
 	if d.Empty {
