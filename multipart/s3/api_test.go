@@ -248,7 +248,7 @@ func TestXMLIsBoundedAndStrict(t *testing.T) {
 		"junk behind": "<Delete><Object><Key>k</Key></Object></Delete>junk", "two documents": "<Delete><Object><Key>k</Key></Object></Delete><Delete/>",
 		"DTD": `<!DOCTYPE d [<!ENTITY a "aaaa">]><Delete><Object><Key>&a;</Key></Object></Delete>`, "deep": "<Delete>" + deep + "</Delete>",
 		"1001": "<Delete>" + keys.String() + "</Delete>", "not UTF-8": "<Delete><Object><Key>\xff</Key></Object></Delete>", "UTF-16": `<?xml version="1.0" encoding="UTF-16"?><Delete/>`,
-		"over 8 MiB": "<Delete>" + strings.Repeat(" ", 8<<20) + "</Delete>",
+		"over 8 MiB": "<Delete>" + strings.Repeat(" ", 8<<20) + "</Delete>", "no key": "<Delete><Object><Key>k</Key></Object><Object></Object></Delete>",
 	} {
 		t.Run(name, func(t *testing.T) {
 			k.do(request{"POST", "/xml?delete", map[string]string{"X-Amz-Content-Sha256": sha(body)}, []byte(body)}).want(t, 400, "MalformedXML")
@@ -260,6 +260,14 @@ func TestXMLIsBoundedAndStrict(t *testing.T) {
 	if !strings.Contains(a.body, "<Deleted><Key>k</Key></Deleted>") || !strings.Contains(a.body, "<Code>NoSuchVersion</Code>") {
 		t.Errorf("answer %s", a.body)
 	}
+	k.put("/xml/guarded", "x", nil)
+	for _, condition := range []string{"<Size>9</Size>", "<LastModifiedTime>Sat, 29 Oct 1994 19:43:31 GMT</LastModifiedTime>", "<ETag>other</ETag>"} {
+		body := "<Delete><Object><Key>guarded</Key>" + condition + "</Object></Delete>"
+		if a := k.do(request{"POST", "/xml?delete", map[string]string{"X-Amz-Content-Sha256": sha(body)}, []byte(body)}).want(t, 200, ""); !strings.Contains(a.body, "<Error><Key>guarded</Key>") {
+			t.Errorf("condition %s: %s", condition, a.body)
+		}
+	}
+	k.do(request{method: "GET", target: "/xml/guarded"}).want(t, 200, "")
 	k.do(request{"PUT", "/xml?versioning", nil, []byte("<VersioningConfiguration><Status>On</Status></VersioningConfiguration>")}).want(t, 400, "IllegalVersioningConfigurationException")
 	k.do(request{"PUT", "/another", nil, []byte("<Nonsense/>")}).want(t, 400, "MalformedXML")
 }

@@ -2,6 +2,7 @@ package s3
 
 import (
 	"net/http"
+	"slices"
 	"sync"
 
 	"github.com/holdfast/holdfast/metadata"
@@ -21,7 +22,7 @@ func deleteObjects(c *call) error {
 	if err := c.readXML(&request, xmlapi.MaxLongBody); err != nil {
 		return err
 	}
-	if len(request.Objects) == 0 || len(request.Objects) > maxDeletes {
+	if len(request.Objects) == 0 || len(request.Objects) > maxDeletes || slices.ContainsFunc(request.Objects, keyless) {
 		return Code("MalformedXML")
 	}
 	outcomes := make([]outcome, len(request.Objects))
@@ -48,6 +49,9 @@ func deleteObjects(c *call) error {
 	return nil
 }
 
+// keyless tells whether an object names no key, which makes the whole request meaningless.
+func keyless(object xmlapi.DeleteObject) bool { return object.Key == "" }
+
 // outcome is what became of one key.
 type outcome struct {
 	done   xmlapi.Deleted
@@ -73,6 +77,9 @@ func (c *call) deleteOne(object xmlapi.DeleteObject) outcome {
 func (c *call) tryDelete(object xmlapi.DeleteObject) (metadata.Deleted, multipart.At, error) {
 	if err := checkKey(object.Key); err != nil {
 		return metadata.Deleted{}, multipart.At{}, err
+	}
+	if object.Size != nil || object.LastModifiedTime != nil {
+		return metadata.Deleted{}, multipart.At{}, Code("NotImplemented") // ignoring it would delete what must stay
 	}
 	at, err := parseAt(object.VersionID, object.VersionID != "")
 	if err != nil {

@@ -15,11 +15,14 @@ type Delete struct {
 	Quiet   bool           `xml:"Quiet"`
 }
 
-// DeleteObject names one object of Delete.
+// DeleteObject names one object of Delete. Size and LastModifiedTime are conditions that only S3's directory buckets
+// know; they are read to be refused.
 type DeleteObject struct {
-	Key       string `xml:"Key"`
-	VersionID string `xml:"VersionId"`
-	ETag      string `xml:"ETag"`
+	Key              string  `xml:"Key"`
+	VersionID        string  `xml:"VersionId"`
+	ETag             string  `xml:"ETag"`
+	Size             *string `xml:"Size"`
+	LastModifiedTime *string `xml:"LastModifiedTime"`
 }
 
 // CompleteMultipartUpload is the body of CompleteMultipartUpload.
