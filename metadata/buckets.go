@@ -19,8 +19,8 @@ const (
 	maxBucketName = 63
 )
 
-// CheckBucketName returns nil or an ErrBadBucketName: 3 to 63 lower-case letters, digits, dots and hyphens, beginning
-// and ending with a letter or digit, no two dots in a row, no IP address.
+// CheckBucketName returns nil or an ErrBadBucketName: 3 to 63 lower-case letters, digits, dots and hyphens, every
+// label between the dots beginning and ending with a letter or digit, as those of a host name do, and no IP address.
 func CheckBucketName(name string) error {
 	bad := func(why string) error { return fmt.Errorf("bucket %q %s: %w", name, why, ErrBadBucketName) }
 	if len(name) < minBucketName || len(name) > maxBucketName {
@@ -34,8 +34,8 @@ func CheckBucketName(name string) error {
 			return bad("has a character that is not allowed there")
 		}
 	}
-	if strings.Contains(name, "..") {
-		return bad("has two dots in a row")
+	if strings.Contains(name, "..") || strings.Contains(name, ".-") || strings.Contains(name, "-.") {
+		return bad("has two dots in a row, or a hyphen beside a dot")
 	}
 	if _, err := netip.ParseAddr(name); err == nil {
 		return bad("is an IP address")

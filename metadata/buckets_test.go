@@ -16,7 +16,7 @@ func TestBucketNames(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"abc": true, "a-b.c1": true, strings.Repeat("a", 63): true, "1ab": true,
 		"ab": false, strings.Repeat("a", 64): false, "Abc": false, "a_b": false, "-ab": false, "ab-": false,
-		".ab": false, "a..b": false, "192.168.1.1": false, "": false, "a/b": false, "äbc": false,
+		".ab": false, "a..b": false, "a.-b": false, "a-.b": false, "a-b.c-d": true, "192.168.1.1": false, "": false, "a/b": false, "äbc": false,
 	} {
 		if err := CheckBucketName(name); (err == nil) != ok || (!ok && !errors.Is(err, ErrBadBucketName)) {
 			t.Errorf("%q: %v", name, err)

@@ -59,6 +59,9 @@ func New() *Store {
 
 // CreateBucket makes a bucket, ErrBucketExists when there is one of that name.
 func (s *Store) CreateBucket(_ context.Context, name, owner string) (metadata.Bucket, error) {
+	if err := metadata.CheckBucketName(name); err != nil {
+		return metadata.Bucket{}, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.buckets[name] != nil {
