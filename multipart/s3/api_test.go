@@ -631,6 +631,7 @@ func TestUploadsAreHeldToTheirRules(t *testing.T) {
 	wrap := func(s string) string { return "<CompleteMultipartUpload>" + s + "</CompleteMultipartUpload>" }
 	etag := strings.Trim(etagOf([]byte("x")), `"`)
 	complete(wrap("")).want(t, 400, "MalformedXML")
+	complete(wrap("<Part><PartNumber>1</PartNumber></Part>")).want(t, 400, "MalformedXML")
 	complete(wrap(part(0, etag))).want(t, 400, "InvalidArgument")
 	complete(wrap(part(2, etag))).want(t, 400, "InvalidPart")
 	complete(wrap(part(1, strings.Repeat("0", 32)))).want(t, 400, "InvalidPart")
@@ -646,6 +647,38 @@ func TestUploadsAreHeldToTheirRules(t *testing.T) {
 	}
 	for _, header := range []map[string]string{{"X-Amz-Checksum-Algorithm": "SHA256", "X-Amz-Checksum-Type": "FULL_OBJECT"}, {"X-Amz-Checksum-Algorithm": "CRC64NVME", "X-Amz-Checksum-Type": "COMPOSITE"}, {"X-Amz-Checksum-Algorithm": "ADLER"}, {"X-Amz-Checksum-Type": "COMPOSITE"}} {
 		k.do(request{"POST", "/rules/k?uploads", header, nil}).want(t, 400, "InvalidRequest")
+	}
+}
+
+func TestNullVersionsAreNotNamedWhenTheyAreMade(t *testing.T) {
+	k := newKit(t, false)
+	k.bucket("states")
+	make := func() (put, complete answer) {
+		id := between(k.do(request{method: "POST", target: "/states/m?uploads"}).want(t, 200, "").body, "<UploadId>", "</UploadId>")
+		etag := k.put("/states/m?partNumber=1&uploadId="+id, "x", nil).header.Get("Etag")
+		list := "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>" + etag + "</ETag></Part></CompleteMultipartUpload>"
+		return k.put("/states/k", "x", map[string]string{"Accept": "application/xml"}), k.do(request{"POST", "/states/m?uploadId=" + id, nil, []byte(list)}).want(t, 200, "")
+	}
+	for state, named := range map[metadata.Versioning]bool{metadata.Unversioned: false, metadata.VersioningSuspended: false, metadata.VersioningEnabled: true} {
+		if err := k.store.SetVersioning(t.Context(), "states", state); err != nil {
+			t.Fatal(err)
+		}
+		put, complete := make()
+		if id := put.header.Get("X-Amz-Version-Id"); (id != "") != named || strings.Contains(put.body, "<VersionId>") != named {
+			t.Errorf("versioning %v: PUT names %q, body %s", state, id, put.body)
+		}
+		if id := complete.header.Get("X-Amz-Version-Id"); (id != "") != named {
+			t.Errorf("versioning %v: Complete names %q", state, id)
+		}
+	}
+	if err := k.store.SetVersioning(t.Context(), "states", metadata.VersioningSuspended); err != nil {
+		t.Fatal(err)
+	}
+	k.put("/states/k", "x", nil)
+	for _, method := range []string{"GET", "DELETE"} {
+		if id := k.do(request{method: method, target: "/states/k"}).header.Get("X-Amz-Version-Id"); id != "null" {
+			t.Errorf("%s names %q", method, id)
+		}
 	}
 }
 

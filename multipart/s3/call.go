@@ -206,6 +206,14 @@ func (c *call) showVersion(id metadata.VersionID, null bool) {
 	}
 }
 
+// showNew sets x-amz-version-id of a version that PUT or Complete made. S3 does not name null versions there, which
+// buckets with suspended versioning get.
+func (c *call) showNew(v metadata.Version) {
+	if !v.Null {
+		c.w.Header().Set("X-Amz-Version-Id", v.ID.String())
+	}
+}
+
 // owner makes the stable 64-digit id that S3 gives for accounts; it reveals no access key.
 func owner(name string) xmlapi.Owner {
 	sum := sha256.Sum256([]byte("holdfast owner " + name))

@@ -32,18 +32,14 @@ func putObject(c *call) error {
 		c.empty(http.StatusOK)
 		return nil
 	}
-	result := xmlapi.PutResult{Xmlns: xmlapi.Namespace, ETag: quote(v.ETag)}
-	if c.bucket.Versioning != metadata.Unversioned {
-		result.VersionID = versionName(v.ID, v.Null)
-	}
-	c.xml(http.StatusOK, result)
+	c.xml(http.StatusOK, xmlapi.PutResult{Xmlns: xmlapi.Namespace, ETag: quote(v.ETag), VersionID: c.w.Header().Get("X-Amz-Version-Id")})
 	return nil
 }
 
 // showWritten sets the headers that describe what a write made.
 func (c *call) showWritten(v metadata.Version) {
 	c.w.Header().Set("Etag", quote(v.ETag))
-	c.showVersion(v.ID, v.Null)
+	c.showNew(v)
 	showChecksums(c.w.Header(), v.Checksums, v.ChecksumType)
 }
 

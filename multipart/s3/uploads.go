@@ -219,6 +219,9 @@ func completeParts(list []xmlapi.CompletePart) ([]metadata.CompletePart, error) 
 	}
 	parts := make([]metadata.CompletePart, len(list))
 	for i, p := range list {
+		if p.ETag == "" {
+			return nil, Code("MalformedXML") // without it, nothing says that the part is the one the client means
+		}
 		if p.PartNumber < 1 || p.PartNumber > multipart.MaxParts {
 			return nil, Code("InvalidArgument").because("PartNumber must be an integer between 1 and 10000, inclusive.")
 		}
@@ -270,7 +273,7 @@ func (c *call) sumParts(ctx context.Context, upload metadata.Upload, request *me
 				continue
 			}
 			want := &request.Parts[len(sums)]
-			if p.Number != want.Number || want.ETag != "" && want.ETag != p.ETag {
+			if p.Number != want.Number || want.ETag != p.ETag {
 				return Code("InvalidPart")
 			}
 			want.ETag = p.ETag
@@ -352,7 +355,7 @@ func (c *call) sendCompleted(done completed) error {
 	if c.w.status != 0 {
 		return c.late(done.body)
 	}
-	c.showVersion(done.version.ID, done.version.Null)
+	c.showNew(done.version)
 	c.xml(http.StatusOK, done.body)
 	return nil
 }
