@@ -245,7 +245,7 @@ func TestUnprovenFormsAreRefused(t *testing.T) {
 		}, 400, "InvalidRequest"},
 		"sigv4a":           {auth(func(s string) string { return strings.Replace(s, "HMAC-SHA256", "ECDSA-P256-SHA256", 1) }), 501, "NotImplemented"},
 		"bearer":           {func(r *http.Request) { r.Header.Set("Authorization", "Bearer x") }, 400, "InvalidArgument"},
-		"empty":            {func(r *http.Request) { r.Header.Set("Authorization", "") }, 400, "InvalidArgument"},
+		"empty":            {func(r *http.Request) { r.Header.Set("Authorization", "") }, 403, "AccessDenied"},
 		"header and query": {func(r *http.Request) { query("", "")(r); k.sign(r, time.Now()) }, 400, "InvalidArgument"},
 		"two headers":      {func(r *http.Request) { k.sign(r, time.Now()); r.Header.Add("Authorization", "x") }, 400, "AuthorizationHeaderMalformed"},
 		"no date":          {func(r *http.Request) { k.sign(r, time.Now()); r.Header.Del("X-Amz-Date") }, 403, "AccessDenied"},

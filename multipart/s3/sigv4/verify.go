@@ -42,11 +42,11 @@ func Parse(r *Request) (*Claim, error) {
 	})
 	version2 := r.Query.Has("AWSAccessKeyId") || r.Query.Has("Signature") && r.Query.Has("Expires")
 	switch {
-	case len(header) > 0 && (query || version2):
+	case len(header) > 0 && (query || version2): // an empty header too
 		return nil, ErrBothAuth
 	case len(header) > 1:
 		return nil, fmt.Errorf("%d authorization headers: %w", len(header), ErrHeaderMalformed)
-	case len(header) == 1:
+	case len(header) == 1 && header[0] != "":
 		return parseHeader(r, header[0])
 	case query:
 		return parseQuery(r)
