@@ -147,6 +147,10 @@ func TestTagsHaveTheirLimits(t *testing.T) {
 	put(set(1, "aws:k", "v")).want(t, 400, "InvalidTag")
 	put("<Tagging><TagSet><Tag><Key>a</Key></Tag><Tag><Key>a</Key></Tag></TagSet></Tagging>").want(t, 400, "InvalidTag")
 	put("<Tagging>").want(t, 400, "MalformedXML")
+	put("<Tagging></Tagging>").want(t, 400, "MalformedXML")
+	if a := k.do(request{method: "GET", target: "/tags/k?tagging"}).want(t, 200, ""); strings.Count(a.body, "<Tag>") != 1 {
+		t.Errorf("tags after refused ones: %s", a.body)
+	}
 	k.do(request{method: "DELETE", target: "/tags/k?tagging"}).want(t, 204, "")
 	if a := k.do(request{method: "GET", target: "/tags/k?tagging"}).want(t, 200, ""); strings.Contains(a.body, "<Tag>") {
 		t.Errorf("tags after delete %s", a.body)
@@ -211,7 +215,7 @@ func TestSubResourcesAnswerAsUnconfigured(t *testing.T) {
 		{method: "POST", target: "/stub/k?restore"}, {method: "POST", target: "/stub/k?select&select-type=2"}, {method: "PUT", target: "/stub/k?legal-hold"}, {method: "PUT", target: "/stub?acl&policy"},
 		{method: "GET", target: "/stub?uploads&acl"}, {method: "GET", target: "/stub?metadataTable"}, {method: "PUT", target: "/stub/k?uploadId=x"}, {method: "PUT", target: "/stub/k?tagging&acl"},
 		{method: "POST", target: "/stub/k"}, {method: "POST", target: "/"}, {method: "PATCH", target: "/stub/k"}, {method: "DELETE", target: "/"}, {method: "PUT", target: "/stub/k?renameObject"},
-		{method: "DELETE", target: "/stub/k?uploads"}, {method: "GET", target: "/stub?session"},
+		{method: "DELETE", target: "/stub/k?uploads"}, {method: "GET", target: "/stub?session"}, {"PUT", "/stub/k", map[string]string{"X-Amz-Copy-Source": ""}, nil},
 	} {
 		if a := k.do(q); a.status != 501 && a.status != 405 && a.status != 400 {
 			t.Errorf("%s %s: %d %s", q.method, q.target, a.status, a.body)
@@ -311,7 +315,7 @@ func TestListingsCanAlwaysBeFinished(t *testing.T) {
 			t.Errorf("max-keys=%s: %s", max, a.body)
 		}
 	}
-	for _, query := range []string{"max-keys=-1", "max-keys=x", "list-type=3", "encoding-type=base64", "list-type=2&continuation-token=x", "list-type=2&continuation-token=", "uploads&max-uploads=x", "versions&max-keys=x", "versions&key-marker=a&version-id-marker=x", "uploads&key-marker=a&upload-id-marker=x"} {
+	for _, query := range []string{"max-keys=-1", "max-keys=x", "list-type=3", "encoding-type=base64", "list-type=2&continuation-token=x", "list-type=2&continuation-token=", "uploads&max-uploads=x", "versions&max-keys=x", "versions&key-marker=a&version-id-marker=x", "versions&version-id-marker=null", "uploads&key-marker=a&upload-id-marker=x"} {
 		get(query).want(t, 400, "InvalidArgument")
 	}
 	token := between(get("list-type=2&max-keys=1").body, "<NextContinuationToken>", "</NextContinuationToken>")

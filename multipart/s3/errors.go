@@ -65,7 +65,7 @@ var answers = map[Code]answer{
 	"InvalidStorageClass":                            {400, "The storage class that you specified is not valid."},
 	"InvalidTag":                                     {400, "The tag provided was not a valid tag."},
 	"InvalidToken":                                   {400, "The provided token is malformed or otherwise not valid."},
-	"InvalidURI":                                     {400, "The specified URI couldn't be parsed."},
+	"InvalidURI":                                     {400, "Couldn't parse the specified URI."},
 	"KeyTooLongError":                                {400, "Your key is too long."},
 	"MalformedTrailerError":                          {400, "The request contained trailing data that was not well-formed or did not conform to our published schema."},
 	"MalformedXML":                                   {400, "The XML that you provided was not well-formed or did not validate against our published schema."},

@@ -196,7 +196,10 @@ func listVersions(c *call) error {
 	}
 	request := metadata.ListVersions{Bucket: c.bucket.ID, Prefix: l.prefix, Delimiter: l.delimiter, AfterKey: c.query.Get("key-marker"), Max: l.most}
 	marker := c.query.Get("version-id-marker")
-	if marker != "" && request.AfterKey != "" {
+	if marker != "" && request.AfterKey == "" {
+		return Code("InvalidArgument").because("A version-id marker cannot be specified without a key marker.")
+	}
+	if marker != "" {
 		at, err := parseAt(marker, true)
 		if err != nil {
 			return err

@@ -122,7 +122,7 @@ func (c *call) dispatch() error {
 			subs = append(subs, p.Name)
 		}
 	}
-	copies := c.header("X-Amz-Copy-Source") != ""
+	_, copies := c.r.Header["X-Amz-Copy-Source"] // an empty one too: it must not become a PUT of no bytes
 	at := c.level()
 	otherMethod := false
 	for _, r := range c.server.routes {

@@ -16,12 +16,12 @@ func getTagging(c *call) error {
 	v := object.Version()
 	c.release(object)
 	c.showVersion(v.ID, v.Null)
-	answer := xmlapi.Tagging{Xmlns: xmlapi.Namespace}
+	set := &xmlapi.TagSet{}
 	for key, value := range v.Tags {
-		answer.Tags = append(answer.Tags, xmlapi.Tag{Key: key, Value: value})
+		set.Tags = append(set.Tags, xmlapi.Tag{Key: key, Value: value})
 	}
-	slices.SortFunc(answer.Tags, func(a, b xmlapi.Tag) int { return strings.Compare(a.Key, b.Key) })
-	c.xml(http.StatusOK, answer)
+	slices.SortFunc(set.Tags, func(a, b xmlapi.Tag) int { return strings.Compare(a.Key, b.Key) })
+	c.xml(http.StatusOK, xmlapi.Tagging{Xmlns: xmlapi.Namespace, TagSet: set})
 	return nil
 }
 
@@ -30,8 +30,11 @@ func putTagging(c *call) error {
 	if err := c.readXML(&request, xmlapi.MaxBody); err != nil {
 		return err
 	}
+	if request.TagSet == nil {
+		return Code("MalformedXML")
+	}
 	tags := map[string]string{}
-	for _, tag := range request.Tags {
+	for _, tag := range request.TagSet.Tags {
 		if _, twice := tags[tag.Key]; twice {
 			return Code("InvalidTag").because("Cannot provide multiple Tags with the same key.")
 		}

@@ -75,7 +75,12 @@ type VersioningConfiguration struct {
 type Tagging struct {
 	XMLName xml.Name `xml:"Tagging"`
 	Xmlns   string   `xml:"xmlns,attr,omitempty"`
-	Tags    []Tag    `xml:"TagSet>Tag"`
+	TagSet  *TagSet  `xml:"TagSet"` // an empty set removes all tags; a body without one says nothing
+}
+
+// TagSet is a list of tags.
+type TagSet struct {
+	Tags []Tag `xml:"Tag"`
 }
 
 // Tag is one tag.
