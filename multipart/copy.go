@@ -146,7 +146,7 @@ func (s *Store) copyCommand(c Copy, b *borrowed, a *attempt) metadata.Put {
 	v := s.version(c.Key, c.Meta)
 	from := &b.version
 	if !c.ReplaceMeta {
-		v.Headers, v.Meta, v.Attr = from.Headers, from.Meta, from.Attr
+		v.Headers, v.Meta, v.Attr = c.HeadersOver(from.Headers), from.Meta, from.Attr
 	}
 	if !c.ReplaceTags {
 		v.Tags = from.Tags

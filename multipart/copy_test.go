@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -92,6 +93,24 @@ func TestCopiesLiveOnWhenTheirSourceIsDeleted(t *testing.T) {
 }
 
 // TestCopyOntoItselfChangesOnlyWhatIsSaid is what `aws s3 cp --metadata-directive REPLACE` and rclone's touch do.
+func TestCopiesBringTheirOwnHeaders(t *testing.T) {
+	k := newKit(t)
+	b := k.Bucket("own", metadata.Unversioned)
+	meta := multipart.Meta{Headers: map[string]string{"kept": "source", "own": "source", "absent": "source"}, User: map[string]string{"x-amz-meta-a": "1"}}
+	if _, err := k.Store.Put(t.Context(), multipart.Put{Bucket: b, Key: "k", Meta: meta, Body: sized(storetest.Body(1, 100))}); err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []string{"other", "k"} {
+		v, err := k.Store.Copy(t.Context(), multipart.Copy{
+			Source: multipart.Source{Bucket: b, Key: "k"}, Bucket: b, Key: to, OwnHeaders: []string{"own", "absent"},
+			Meta: multipart.Meta{Headers: map[string]string{"kept": "copy", "own": "copy"}},
+		})
+		if err != nil || !maps.Equal(v.Headers, map[string]string{"kept": "source", "own": "copy"}) || v.Meta["x-amz-meta-a"] != "1" {
+			t.Errorf("copy to %q: %+v, %v", to, v, err)
+		}
+	}
+}
+
 func TestCopyOntoItselfChangesOnlyWhatIsSaid(t *testing.T) {
 	k := newKit(t)
 	for _, versioning := range []metadata.Versioning{metadata.Unversioned, metadata.VersioningEnabled} {

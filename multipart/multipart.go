@@ -8,6 +8,7 @@ package multipart
 import (
 	"context"
 	"io"
+	"maps"
 	"time"
 
 	"github.com/holdfast/holdfast/metadata"
@@ -136,8 +137,26 @@ type Copy struct {
 	// ReplaceMeta and ReplaceTags take Meta's; otherwise the source's are kept.
 	ReplaceMeta, ReplaceTags bool
 	Meta                     Meta
-	If                       metadata.If
-	Op                       metadata.Op
+	// OwnHeaders names headers of Meta that are the copy's own: the source's are not kept even where its metadata is.
+	OwnHeaders []string
+	If         metadata.If
+	Op         metadata.Op
+}
+
+// HeadersOver gives the headers of a copy that keeps its source's: all but its own, which it brings along.
+func (c *Copy) HeadersOver(source map[string]string) map[string]string {
+	if len(c.OwnHeaders) == 0 {
+		return source
+	}
+	headers := map[string]string{}
+	maps.Copy(headers, source)
+	for _, name := range c.OwnHeaders {
+		delete(headers, name)
+		if value, there := c.Meta.Headers[name]; there {
+			headers[name] = value
+		}
+	}
+	return headers
 }
 
 // Span is a byte range of an object. Len < 0 means to the end.

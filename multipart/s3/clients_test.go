@@ -467,6 +467,22 @@ func TestCopiesKeepAndReplace(t *testing.T) {
 	if err != nil || head.Metadata["m"] != "2" || *head.ContentType != "binary/octet-stream" {
 		t.Errorf("replaced: %+v, %v", head, err)
 	}
+	// Storage class and redirect are the copy's own.
+	classed := &awss3.CopyObjectInput{Bucket: bucket, Key: aws.String("b"), CopySource: aws.String("copies/b"), StorageClass: types.StorageClassStandardIa, WebsiteRedirectLocation: aws.String("/there")}
+	if _, err := c.CopyObject(ctx, classed); err != nil {
+		t.Errorf("a copy to itself with a new storage class: %v", err)
+	}
+	head, err = c.HeadObject(ctx, &awss3.HeadObjectInput{Bucket: bucket, Key: aws.String("b")})
+	if err != nil || head.StorageClass != types.StorageClassStandardIa || deref(head.WebsiteRedirectLocation) != "/there" || head.Metadata["m"] != "2" {
+		t.Errorf("new storage class: %+v, %v", head, err)
+	}
+	if _, err := c.CopyObject(ctx, &awss3.CopyObjectInput{Bucket: bucket, Key: aws.String("plain"), CopySource: aws.String("copies/b")}); err != nil {
+		t.Fatal(err)
+	}
+	head, err = c.HeadObject(ctx, &awss3.HeadObjectInput{Bucket: bucket, Key: aws.String("plain")})
+	if err != nil || head.StorageClass != "" || head.WebsiteRedirectLocation != nil || head.Metadata["m"] != "2" {
+		t.Errorf("copy without a storage class: %+v, %v", head, err)
+	}
 	if _, err := c.CopyObject(ctx, &awss3.CopyObjectInput{Bucket: bucket, Key: aws.String("c"), CopySource: source, CopySourceIfMatch: aws.String("other")}); !codeIs(err, "PreconditionFailed") {
 		t.Errorf("a condition that does not hold: %v", err)
 	}

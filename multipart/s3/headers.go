@@ -13,10 +13,14 @@ import (
 )
 
 // systemHeaders are the headers that an object keeps as they are, in lower case.
-var systemHeaders = [...]string{"content-type", "cache-control", "content-disposition", "content-language", "content-encoding", "expires", "x-amz-website-redirect-location"}
+var systemHeaders = [...]string{"content-type", "cache-control", "content-disposition", "content-language", "content-encoding", "expires", redirectHeader}
+
+// ownHeaders are those of them that a copy never takes from its source: it has what its request says, or the default.
+var ownHeaders = [...]string{storageClassHeader, redirectHeader}
 
 const (
 	storageClassHeader = "x-amz-storage-class"
+	redirectHeader     = "x-amz-website-redirect-location"
 	standardClass      = "STANDARD"
 	defaultType        = "binary/octet-stream"
 )

@@ -56,7 +56,7 @@ func copyObject(c *call) error {
 	if err != nil {
 		return err
 	}
-	cp := multipart.Copy{Source: source.Source, Bucket: c.bucket.ID, Key: c.key, Meta: meta, If: when}
+	cp := multipart.Copy{Source: source.Source, Bucket: c.bucket.ID, Key: c.key, Meta: meta, OwnHeaders: ownHeaders[:], If: when}
 	if cp.ReplaceMeta, err = directive(c.header("X-Amz-Metadata-Directive")); err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func copyObject(c *call) error {
 		cp.Meta.Tags = nil // tags without the directive that asks for them mean nothing, as on S3
 	}
 	self := source.bucketName == c.bucketName && source.Key == c.key && source.Version == nil && !source.Null
-	if self && !cp.ReplaceMeta && !cp.ReplaceTags && c.header(storageClassHeader) == "" && c.header("X-Amz-Website-Redirect-Location") == "" {
+	if self && !cp.ReplaceMeta && !cp.ReplaceTags && c.header(storageClassHeader) == "" && c.header(redirectHeader) == "" {
 		return Code("InvalidRequest").because("This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes.")
 	}
 	v, err := c.store().Copy(c.ctx(), cp)

@@ -283,7 +283,7 @@ func (s *Store) Copy(_ context.Context, c multipart.Copy) (metadata.Version, err
 	v := &version{data: data, parts: from.parts}
 	v.record = template(c.Meta)
 	if !c.ReplaceMeta {
-		v.record.Headers, v.record.Meta, v.record.Attr = maps.Clone(from.record.Headers), maps.Clone(from.record.Meta), from.record.Attr
+		v.record.Headers, v.record.Meta, v.record.Attr = maps.Clone(c.HeadersOver(from.record.Headers)), maps.Clone(from.record.Meta), from.record.Attr
 	}
 	if !c.ReplaceTags {
 		v.record.Tags = maps.Clone(from.record.Tags)
