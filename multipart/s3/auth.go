@@ -62,6 +62,11 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request, request *s
 	if request.Header.Get("X-Amz-Security-Token") != "" || request.Query.Has("X-Amz-Security-Token") {
 		return nil, Code("InvalidToken") // no temporary credentials are issued
 	}
+	if claim.Presigned {
+		if err := hoist(request.Query, r.Header); err != nil {
+			return nil, err
+		}
+	}
 	body, err := openBody(w, r, claim, chain)
 	if err != nil {
 		return nil, err

@@ -19,6 +19,8 @@ import (
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/minio/minio-go/v7"
+
+	"github.com/holdfast/holdfast/multipart/s3/sigv4"
 )
 
 // pattern is n bytes that no part of which repeats.
@@ -558,6 +560,37 @@ func TestPresignedRequestsWorkAndExpire(t *testing.T) {
 		}
 		send("GET", u.String(), "", nil).want(t, 200, "")
 	})
+}
+
+func TestPresignedQueriesCarryMetadata(t *testing.T) {
+	k := newKit(t, false)
+	k.bucket("hoist")
+	send := func(query string, header map[string]string) answer {
+		r := k.build(request{"PUT", "/hoist/k?" + query, header, []byte("x")})
+		signed, err := sigv4.FromClient(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.URL.RawQuery = sigv4.Presign(signed, sigv4.Credentials{AccessKey: accessKey, SecretKey: secretKey}, "us-east-1", time.Now(), time.Minute)
+		return k.send(r)
+	}
+	// Checksums and tags in a query mean nothing: SDKs rely on that.
+	send("X-Amz-Meta-Color=dark%20red&x-csp-meta-team=a&x-amz-storage-class=STANDARD_IA&x-amz-acl=private&x-amz-checksum-crc32=AAAAAA%3D%3D&x-amz-sdk-checksum-algorithm=CRC32&x-amz-tagging=a%3Db", nil).want(t, 200, "")
+	a := k.do(request{method: "HEAD", target: "/hoist/k"}).want(t, 200, "")
+	for name, want := range map[string]string{"X-Amz-Meta-Color": "dark red", "X-Csp-Meta-Team": "a", "X-Amz-Storage-Class": "STANDARD_IA", "X-Amz-Tagging-Count": ""} {
+		if got := a.header.Get(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	send("x-amz-meta-color=red", map[string]string{"X-Amz-Meta-Color": "red"}).want(t, 200, "")
+	send("x-amz-meta-color=red", map[string]string{"X-Amz-Meta-Color": "blue"}).want(t, 400, "InvalidRequest")
+	send("x-amz-acl=public-read", nil).want(t, 400, "AccessControlListNotSupported")
+	send("x-amz-server-side-encryption=AES256", nil).want(t, 501, "NotImplemented")
+	// A query that the signature of a header covers is no place for them.
+	k.do(request{"PUT", "/hoist/plain?x-amz-meta-color=red", nil, []byte("x")}).want(t, 200, "")
+	if got := k.do(request{method: "HEAD", target: "/hoist/plain"}).header.Get("X-Amz-Meta-Color"); got != "" {
+		t.Errorf("metadata %q of a request that was not presigned", got)
+	}
 }
 
 func TestConditionsOfWritesHold(t *testing.T) {

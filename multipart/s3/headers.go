@@ -31,6 +31,29 @@ var metaPrefixes = [...]string{"x-amz-meta-", "x-csp-meta-"}
 // storageClasses may be asked for; all are kept alike, and shown as they were asked for.
 var storageClasses = [...]string{standardClass, "REDUCED_REDUNDANCY", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER", "DEEP_ARCHIVE", "GLACIER_IR"}
 
+// hoist makes headers of the signed query parameters that SDKs put there when they presign: metadata, storage class, ACL
+// and what is refused. Others mean nothing in a query, on S3 neither: the SDK for JavaScript signs the checksum of an
+// empty body into the URL of every upload.
+func hoist(query sigv4.Query, h http.Header) error {
+	for _, p := range query {
+		if !hoistable(strings.ToLower(p.Name)) {
+			continue
+		}
+		if sent := h.Values(p.Name); len(sent) > 0 && !slices.Equal(sent, []string{p.Value}) {
+			return Code("InvalidRequest").because("Conflicting values provided in HTTP headers and query parameters.")
+		}
+		h.Set(p.Name, p.Value)
+	}
+	return nil
+}
+
+func hoistable(name string) bool {
+	begins := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
+	is := func(header string) bool { return strings.EqualFold(name, header) }
+	return name == storageClassHeader || name == "x-amz-acl" || begins("x-amz-grant-") ||
+		slices.ContainsFunc(metaPrefixes[:], begins) || slices.ContainsFunc(refusedHeaders[:], is)
+}
+
 // meta reads what a request says of the object that it makes.
 func (c *call) meta() (multipart.Meta, error) {
 	headers, err := systemMeta(c.r.Header)
