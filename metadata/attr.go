@@ -54,9 +54,14 @@ func (c *Catalog) setCurrent(ctx context.Context, bucket BucketID, key string, i
 }
 
 // SetTags replaces the tags of one version in place: of the current one (id nil, null false), the null version, or id.
-// Nil tags remove them all.
-func (c *Catalog) SetTags(ctx context.Context, bucket BucketID, key string, id *VersionID, null bool, tags map[string]string) error {
-	return c.inPlace(ctx, bucket, key, id, null, func(v *record.Version) { v.Tags = fromMap(tags) })
+// Nil tags remove them all. The version that it returns has no body.
+func (c *Catalog) SetTags(ctx context.Context, bucket BucketID, key string, id *VersionID, null bool, tags map[string]string) (Version, error) {
+	var changed Version
+	err := c.inPlace(ctx, bucket, key, id, null, func(v *record.Version) {
+		v.Tags = fromMap(tags)
+		changed = toVersion(key, v, nil)
+	})
+	return changed, err
 }
 
 // Lend marks a version as Shared before another one refers to its chunks: from then on only sweep may free them.

@@ -24,7 +24,7 @@ type face interface {
 	Copy(ctx context.Context, c multipart.Copy) (metadata.Version, error)
 	Delete(ctx context.Context, d metadata.Delete) (metadata.Deleted, error)
 	ListVersions(ctx context.Context, l metadata.ListVersions) (metadata.VersionsPage, error)
-	SetTags(ctx context.Context, bucket metadata.BucketID, key string, at multipart.At, tags map[string]string) error
+	SetTags(ctx context.Context, bucket metadata.BucketID, key string, at multipart.At, tags map[string]string) (metadata.Version, error)
 	CreateUpload(ctx context.Context, c multipart.CreateUpload) (metadata.Upload, error)
 	PutPart(ctx context.Context, p multipart.PutPart) (metadata.Part, error)
 	CopyPart(ctx context.Context, c multipart.CopyPart) (metadata.Part, error)
@@ -151,7 +151,8 @@ func (s *side) do(a action) answer {
 		at := s.at(a)
 		return s.deleted(s.store.Delete(ctx, metadata.Delete{Bucket: s.bucket, Key: a.key, Version: at.Version, Null: at.Null}))
 	case 6:
-		return answer{err: s.store.SetTags(ctx, s.bucket, a.key, multipart.At{}, map[string]string{"t": a.to})}
+		_, err := s.store.SetTags(ctx, s.bucket, a.key, multipart.At{}, map[string]string{"t": a.to})
+		return answer{err: err}
 	case 7:
 		return s.read(a.key, s.at(a))
 	}

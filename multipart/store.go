@@ -136,8 +136,8 @@ func (s *Store) HasPrefix(ctx context.Context, bucket metadata.BucketID, prefix 
 	return s.catalog.HasPrefix(ctx, bucket, prefix)
 }
 
-// SetTags replaces the tags of a version in place.
-func (s *Store) SetTags(ctx context.Context, bucket metadata.BucketID, key string, at At, tags map[string]string) error {
+// SetTags replaces the tags of a version in place and returns it.
+func (s *Store) SetTags(ctx context.Context, bucket metadata.BucketID, key string, at At, tags map[string]string) (metadata.Version, error) {
 	return s.catalog.SetTags(ctx, bucket, key, at.Version, at.Null, tags)
 }
 

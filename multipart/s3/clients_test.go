@@ -2,6 +2,7 @@ package s3_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/md5"
 	"encoding/hex"
@@ -409,6 +410,17 @@ func TestVersionsAreKeptAndListed(t *testing.T) {
 		}
 		if _, err := c.DeleteObject(ctx, &awss3.DeleteObjectInput{Bucket: bucket, Key: aws.String("k"), VersionId: deleted.VersionId}); err != nil {
 			t.Fatal(err)
+		}
+		for _, id := range []*string{nil, &one} { // the current version is two
+			tagging := &types.Tagging{TagSet: []types.Tag{{Key: aws.String("a"), Value: aws.String("b")}}}
+			tagged, err := c.PutObjectTagging(ctx, &awss3.PutObjectTaggingInput{Bucket: bucket, Key: aws.String("k"), VersionId: id, Tagging: tagging})
+			if err != nil || deref(tagged.VersionId) != cmp.Or(deref(id), two) {
+				t.Errorf("tags of version %q: %+v, %v", deref(id), tagged, err)
+			}
+			cleared, err := c.DeleteObjectTagging(ctx, &awss3.DeleteObjectTaggingInput{Bucket: bucket, Key: aws.String("k"), VersionId: id})
+			if err != nil || deref(cleared.VersionId) != cmp.Or(deref(id), two) {
+				t.Errorf("no tags of version %q: %+v, %v", deref(id), cleared, err)
+			}
 		}
 		restored, err := c.CopyObject(ctx, &awss3.CopyObjectInput{Bucket: bucket, Key: aws.String("k"), CopySource: aws.String("versions/k?versionId=" + one)})
 		if err != nil || deref(restored.CopySourceVersionId) != one {

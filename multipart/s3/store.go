@@ -22,7 +22,7 @@ type Store interface {
 	Delete(ctx context.Context, d metadata.Delete) (metadata.Deleted, error)
 	List(ctx context.Context, l metadata.List) (metadata.Page, error)
 	ListVersions(ctx context.Context, l metadata.ListVersions) (metadata.VersionsPage, error)
-	SetTags(ctx context.Context, bucket metadata.BucketID, key string, at multipart.At, tags map[string]string) error
+	SetTags(ctx context.Context, bucket metadata.BucketID, key string, at multipart.At, tags map[string]string) (metadata.Version, error)
 
 	CreateUpload(ctx context.Context, c multipart.CreateUpload) (metadata.Upload, error)
 	Upload(ctx context.Context, bucket metadata.BucketID, key string, id metadata.UploadID) (metadata.Upload, error)

@@ -53,12 +53,11 @@ func (c *call) setTags(tags map[string]string, status int) error {
 	if err != nil {
 		return err
 	}
-	if err := c.store().SetTags(c.ctx(), c.bucket.ID, c.key, at, tags); err != nil {
+	v, err := c.store().SetTags(c.ctx(), c.bucket.ID, c.key, at, tags)
+	if err != nil {
 		return err
 	}
-	if at.Version != nil {
-		c.showVersion(*at.Version, false)
-	}
+	c.showVersion(v.ID, v.Null)
 	c.empty(status)
 	return nil
 }

@@ -371,20 +371,20 @@ func (b *bucket) drop(key string, at multipart.At) metadata.Deleted {
 	return metadata.Deleted{Version: gone.ID, Null: gone.Null, DeleteMarker: gone.DeleteMarker, Found: true}
 }
 
-// SetTags replaces the tags of a version.
-func (s *Store) SetTags(_ context.Context, id metadata.BucketID, key string, at multipart.At, tags map[string]string) error {
+// SetTags replaces the tags of a version and returns it.
+func (s *Store) SetTags(_ context.Context, id metadata.BucketID, key string, at multipart.At, tags map[string]string) (metadata.Version, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b, err := s.bucket(id)
 	if err != nil {
-		return err
+		return metadata.Version{}, err
 	}
 	v, err := b.find(key, at)
 	if err != nil {
-		return err
+		return metadata.Version{}, err
 	}
 	v.record.Tags = maps.Clone(tags)
-	return nil
+	return b.shown(key, v), nil
 }
 
 // Open opens a version for reading.
