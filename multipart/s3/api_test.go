@@ -168,6 +168,8 @@ func TestNamesAreCheckedBeforeAnythingHappens(t *testing.T) {
 		k.do(request{method: "PUT", target: "/" + name}).want(t, 200, "")
 	}
 	k.do(request{method: "PUT", target: "/abc"}).want(t, 409, "BucketAlreadyOwnedByYou")
+	k.do(request{"PUT", "/enforced", map[string]string{"X-Amz-Object-Ownership": "BucketOwnerEnforced"}, nil}).want(t, 200, "")
+	k.do(request{"PUT", "/writers", map[string]string{"X-Amz-Object-Ownership": "ObjectWriter"}, nil}).want(t, 501, "NotImplemented")
 	if _, err := k.store.CreateBucket(t.Context(), "theirs", otherKey); err != nil {
 		t.Fatal(err)
 	}

@@ -51,6 +51,9 @@ func createBucket(c *call) error {
 	if err := c.checkACL(); err != nil {
 		return err
 	}
+	if ownership := c.header("X-Amz-Object-Ownership"); ownership != "" && ownership != "BucketOwnerEnforced" {
+		return Code("NotImplemented") // the other two are about ACLs
+	}
 	data, err := c.body.all(xmlapi.MaxBody, true)
 	if err != nil {
 		return err
