@@ -377,6 +377,35 @@ type errorReader struct{ err error }
 
 func (r errorReader) Read([]byte) (int, error) { return 0, r.err }
 
+func TestMarkersInsideACommonPrefixSkipIt(t *testing.T) {
+	k := newKit(t, false)
+	k.bucket("skip")
+	for _, key := range []string{"p/a/1", "p/a/2", "p/b/1", "p/c"} {
+		k.put("/skip/"+key, "x", nil)
+		k.do(request{method: "POST", target: "/skip/" + key + "?uploads"}).want(t, 200, "")
+	}
+	id := between(k.do(request{method: "GET", target: "/skip?uploads&prefix=p/a/1"}).body, "<UploadId>", "</UploadId>")
+	for marker, want := range map[string]string{"": "p/ p/a/ p/b/", "p/a": "p/ p/a/ p/b/", "p/a/": "p/ p/b/", "p/a/0": "p/ p/b/", "p/a/1": "p/ p/b/", "p/b/1": "p/", "p/z": "p/"} {
+		for _, query := range []string{"marker=" + marker, "list-type=2&start-after=" + marker, "versions&key-marker=" + marker, "uploads&key-marker=" + marker, "versions&version-id-marker=null&key-marker=" + marker, "uploads&upload-id-marker=" + id + "&key-marker=" + marker} {
+			if marker == "" && strings.Contains(query, "version-id-marker") {
+				continue
+			}
+			a := k.do(request{method: "GET", target: "/skip?delimiter=/&prefix=p/&" + query}).want(t, 200, "")
+			var got []string // the prefix of the request, and the common ones
+			for _, piece := range strings.Split(a.body, "<Prefix>")[1:] {
+				got = append(got, piece[:strings.Index(piece, "<")])
+			}
+			slices.Sort(got)
+			if strings.Join(got, " ") != want {
+				t.Errorf("%s: prefixes %q, want %q", query, got, want)
+			}
+			if !strings.Contains(query, "start-after") && !strings.Contains(a.body, "arker>"+marker+"</") {
+				t.Errorf("%s: the marker is not echoed: %s", query, a.body)
+			}
+		}
+	}
+}
+
 func TestLostBytesAreNeverAShortAnswer(t *testing.T) {
 	for _, c := range []struct {
 		err    error

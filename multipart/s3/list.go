@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/holdfast/holdfast/metadata"
+	"github.com/holdfast/holdfast/multipart"
 	"github.com/holdfast/holdfast/multipart/s3/sigv4"
 	"github.com/holdfast/holdfast/multipart/s3/xmlapi"
 )
@@ -30,6 +31,17 @@ func (c *call) listing(maxName string) (listing, error) {
 	var err error
 	l.most, err = c.number(maxName, maxPage, maxPage)
 	return l, err
+}
+
+// beyond moves a marker that lies inside of a common prefix behind all of it: S3 lists the common prefixes that are
+// greater than the marker, and such a one is not.
+func (l listing) beyond(marker string) string {
+	rest, below := strings.CutPrefix(marker, l.prefix)
+	at := strings.Index(rest, l.delimiter)
+	if !below || l.delimiter == "" || at < 0 {
+		return marker
+	}
+	return marker[:len(l.prefix)+at+len(l.delimiter)]
 }
 
 // name writes a key, prefix, delimiter or marker.
@@ -83,7 +95,7 @@ func listV1(c *call) error {
 		return err
 	}
 	marker := c.query.Get("marker")
-	page, err := c.store().List(c.ctx(), metadata.List{Bucket: c.bucket.ID, Prefix: l.prefix, Delimiter: l.delimiter, After: marker, Max: l.most})
+	page, err := c.store().List(c.ctx(), metadata.List{Bucket: c.bucket.ID, Prefix: l.prefix, Delimiter: l.delimiter, After: l.beyond(marker), Max: l.most})
 	if err != nil {
 		return err
 	}
@@ -126,7 +138,7 @@ func listV2(c *call) error {
 		return err
 	}
 	token, start := c.query.Get("continuation-token"), c.query.Get("start-after")
-	after := start
+	after := l.beyond(start)
 	if c.query.Has("continuation-token") {
 		if after, err = openToken(token, c.bucket.ID, l.prefix, l.delimiter); err != nil {
 			return err
@@ -194,15 +206,18 @@ func listVersions(c *call) error {
 	if err != nil {
 		return err
 	}
-	request := metadata.ListVersions{Bucket: c.bucket.ID, Prefix: l.prefix, Delimiter: l.delimiter, AfterKey: c.query.Get("key-marker"), Max: l.most}
-	marker := c.query.Get("version-id-marker")
-	if marker != "" && request.AfterKey == "" {
+	keyMarker, marker := c.query.Get("key-marker"), c.query.Get("version-id-marker")
+	request := metadata.ListVersions{Bucket: c.bucket.ID, Prefix: l.prefix, Delimiter: l.delimiter, AfterKey: l.beyond(keyMarker), Max: l.most}
+	if marker != "" && keyMarker == "" {
 		return Code("InvalidArgument").because("A version-id marker cannot be specified without a key marker.")
 	}
 	if marker != "" {
 		at, err := parseAt(marker, true)
 		if err != nil {
 			return err
+		}
+		if request.AfterKey != keyMarker {
+			at = multipart.At{} // behind a common prefix there is no version to begin after
 		}
 		if request.AfterNull = at.Null; at.Version != nil {
 			request.AfterVersion = *at.Version
@@ -218,7 +233,7 @@ func listVersions(c *call) error {
 		}
 	}
 	result := xmlapi.ListVersions{
-		Xmlns: xmlapi.Namespace, Name: c.bucketName, Prefix: l.name(l.prefix), KeyMarker: l.name(request.AfterKey), VersionIDMarker: marker,
+		Xmlns: xmlapi.Namespace, Name: c.bucketName, Prefix: l.name(l.prefix), KeyMarker: l.name(keyMarker), VersionIDMarker: marker,
 		MaxKeys: l.most, Delimiter: l.name(l.delimiter), EncodingType: l.encoding(), IsTruncated: page.Truncated,
 		Entries: c.versionEntries(l, page.Versions), CommonPrefixes: l.prefixes(page.Prefixes),
 	}
@@ -272,12 +287,15 @@ func listUploads(c *call) error {
 	if err != nil {
 		return err
 	}
-	request := metadata.ListUploads{Bucket: c.bucket.ID, Prefix: l.prefix, Delimiter: l.delimiter, AfterKey: c.query.Get("key-marker"), Max: l.most}
-	marker := c.query.Get("upload-id-marker")
-	if marker != "" && request.AfterKey != "" {
+	keyMarker, marker := c.query.Get("key-marker"), c.query.Get("upload-id-marker")
+	request := metadata.ListUploads{Bucket: c.bucket.ID, Prefix: l.prefix, Delimiter: l.delimiter, AfterKey: l.beyond(keyMarker), Max: l.most}
+	if marker != "" && keyMarker != "" {
 		if request.AfterUpload, err = metadata.ParseUploadID(strings.ToLower(marker)); err != nil {
 			return Code("InvalidArgument").because("Invalid uploadId marker.")
 		}
+	}
+	if request.AfterKey != keyMarker {
+		request.AfterUpload = metadata.UploadID{}
 	}
 	page, err := c.store().Uploads(c.ctx(), request)
 	if err != nil {
@@ -289,7 +307,7 @@ func listUploads(c *call) error {
 		}
 	}
 	result := xmlapi.ListUploads{
-		Xmlns: xmlapi.Namespace, Bucket: c.bucketName, KeyMarker: l.name(request.AfterKey), UploadIDMarker: marker, Prefix: l.name(l.prefix),
+		Xmlns: xmlapi.Namespace, Bucket: c.bucketName, KeyMarker: l.name(keyMarker), UploadIDMarker: marker, Prefix: l.name(l.prefix),
 		Delimiter: l.name(l.delimiter), EncodingType: l.encoding(), MaxUploads: l.most, IsTruncated: page.Truncated, CommonPrefixes: l.prefixes(page.Prefixes),
 	}
 	for _, u := range page.Uploads {
