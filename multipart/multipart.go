@@ -67,7 +67,7 @@ type At struct {
 // deleted meanwhile. Opening reads no byte, so HEAD opens too. All methods may be called concurrently, except Close.
 //
 // Store.Open never gives a delete marker: with the zero At it fails with an error that wraps both ErrNoSuchKey and
-// ErrDeleteMarker, with a version that is a marker it fails with ErrDeleteMarker alone.
+// ErrDeleteMarker, with a version that is a marker it fails with ErrDeleteMarker alone. Both are a MarkerError.
 type Object interface {
 	// Version is the whole record, with Latest set; Inline, Manifest and Parts are not for the caller.
 	Version() metadata.Version
@@ -83,6 +83,15 @@ type Object interface {
 	// Close ends the hold on the version. Readers still open fail afterwards.
 	Close() error
 }
+
+// MarkerError says which delete marker a read met.
+type MarkerError struct {
+	Marker metadata.Version
+	Err    error // wraps ErrDeleteMarker
+}
+
+func (e *MarkerError) Error() string { return e.Err.Error() }
+func (e *MarkerError) Unwrap() error { return e.Err }
 
 // CreateUpload starts an upload of parts.
 type CreateUpload struct {

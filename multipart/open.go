@@ -45,6 +45,9 @@ var _ Object = (*object)(nil)
 // Open opens a version for reading; the rules are those of Object.
 func (s *Store) Open(ctx context.Context, bucket metadata.BucketID, key string, at At) (Object, error) {
 	v, err := s.lookup(ctx, bucket, key, at)
+	if errors.Is(err, metadata.ErrDeleteMarker) {
+		return nil, &MarkerError{Marker: v, Err: err}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -281,3 +281,25 @@ func sha256Base64(b []byte) string {
 	sum := sha256.Sum256(b)
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
+
+func TestReadersLearnWhichMarkerTheyMet(t *testing.T) {
+	k := newKit(t)
+	for _, versioning := range []metadata.Versioning{metadata.VersioningEnabled, metadata.VersioningSuspended} {
+		b := k.Bucket(fmt.Sprintf("marked-%d", versioning), versioning)
+		k.put(b, "k", storetest.Body(1, 100))
+		deleted, err := k.Store.Delete(t.Context(), metadata.Delete{Bucket: b, Key: "k"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range []multipart.At{{}, {Version: &deleted.Version}, {Null: deleted.Null}} {
+			_, err := k.Store.Open(t.Context(), b, "k", at)
+			var met *multipart.MarkerError
+			if !errors.As(err, &met) || !errors.Is(err, metadata.ErrDeleteMarker) {
+				t.Fatalf("open %+v: %v", at, err)
+			}
+			if met.Marker.ID != deleted.Version || met.Marker.Null != deleted.Null || met.Marker.Modified.IsZero() {
+				t.Errorf("open %+v met %+v, want %+v", at, met.Marker, deleted)
+			}
+		}
+	}
+}

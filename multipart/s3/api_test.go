@@ -717,6 +717,29 @@ func TestNullVersionsAreNotNamedWhenTheyAreMade(t *testing.T) {
 	}
 }
 
+func TestDeleteMarkersAreNamedToTheReader(t *testing.T) {
+	k := newKit(t, false)
+	k.bucket("marked")
+	for state, id := range map[metadata.Versioning]string{metadata.VersioningSuspended: "null", metadata.VersioningEnabled: ""} {
+		if err := k.store.SetVersioning(t.Context(), "marked", state); err != nil {
+			t.Fatal(err)
+		}
+		k.put("/marked/k", "x", nil)
+		marker := k.do(request{method: "DELETE", target: "/marked/k"}).want(t, 204, "").header.Get("X-Amz-Version-Id")
+		if id != "" && marker != id {
+			t.Errorf("marker %q, want %q", marker, id)
+		}
+		for _, method := range []string{"GET", "HEAD"} {
+			for target, status := range map[string]int{"/marked/k": 404, "/marked/k?versionId=" + marker: 405} {
+				h := k.do(request{method: method, target: target}).want(t, status, "").header
+				if h.Get("X-Amz-Delete-Marker") != "true" || h.Get("X-Amz-Version-Id") != marker || (h.Get("Last-Modified") != "") != (status == 405) || (h.Get("Allow") == "DELETE") != (status == 405) {
+					t.Errorf("%s %s: %v", method, target, h)
+				}
+			}
+		}
+	}
+}
+
 func TestMetricsCountRequests(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	k := newKit(t, false, func(c *s3.Config) { c.Metrics = registry })

@@ -18,11 +18,20 @@ func (c *call) open() (multipart.Object, error) {
 		return nil, err
 	}
 	object, err := c.store().Open(c.ctx(), c.bucket.ID, c.key, at)
-	if err != nil && errors.Is(err, metadata.ErrDeleteMarker) && at.Version != nil {
-		c.w.Header().Set("X-Amz-Version-Id", at.Version.String())
-		c.w.Header().Set("Allow", http.MethodDelete)
+	var met *multipart.MarkerError
+	if errors.As(err, &met) {
+		c.showMarker(met.Marker, at != multipart.At{})
 	}
 	return object, err
+}
+
+// showMarker tells which delete marker stands in the way. One that was asked for by its id can only be deleted.
+func (c *call) showMarker(marker metadata.Version, named bool) {
+	c.showVersion(marker.ID, marker.Null)
+	if named {
+		c.w.Header().Set("Last-Modified", marker.Modified.UTC().Format(http.TimeFormat))
+		c.w.Header().Set("Allow", http.MethodDelete)
+	}
 }
 
 // getObject serves GET and HEAD, which differ in the body alone.

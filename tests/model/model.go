@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/md5"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -387,6 +388,14 @@ func (s *Store) SetTags(_ context.Context, id metadata.BucketID, key string, at 
 	return b.shown(key, v), nil
 }
 
+// marker is the delete marker that find met.
+func (b *bucket) marker(key string, at multipart.At) metadata.Version {
+	if at == (multipart.At{}) {
+		return b.keys[key][0].record
+	}
+	return b.keys[key][b.index(key, at)].record
+}
+
 // Open opens a version for reading.
 func (s *Store) Open(_ context.Context, id metadata.BucketID, key string, at multipart.At) (multipart.Object, error) {
 	s.mu.Lock()
@@ -396,6 +405,9 @@ func (s *Store) Open(_ context.Context, id metadata.BucketID, key string, at mul
 		return nil, err
 	}
 	v, err := b.find(key, at)
+	if errors.Is(err, metadata.ErrDeleteMarker) {
+		return nil, &multipart.MarkerError{Marker: b.marker(key, at), Err: err}
+	}
 	if err != nil {
 		return nil, err
 	}
