@@ -28,7 +28,7 @@ func getAttributes(c *call) error {
 		answer.ETag = v.ETag // without quotes here, and only here
 	}
 	if wanted["Checksum"] && len(v.Checksums) > 0 {
-		answer.Checksum = &xmlapi.AttributesChecksum{Checksums: xmlapi.FromMap(v.Checksums), ChecksumType: v.ChecksumType}
+		answer.Checksum = &xmlapi.AttributesChecksum{Checksums: xmlapi.FromMap(bareChecksums(v.Checksums)), ChecksumType: v.ChecksumType}
 	}
 	if wanted["StorageClass"] {
 		answer.StorageClass = storageClass(v.Headers)
@@ -45,6 +45,16 @@ func getAttributes(c *call) error {
 	c.w.Header().Set("Last-Modified", v.Modified.UTC().Format(http.TimeFormat))
 	c.xml(http.StatusOK, answer)
 	return nil
+}
+
+// bareChecksums takes the number of parts from composite values: as with the quotes of ETags, S3 leaves it out here, and
+// only here.
+func bareChecksums(sums map[string]string) map[string]string {
+	bare := map[string]string{}
+	for name, value := range sums {
+		bare[name], _, _ = strings.Cut(value, "-")
+	}
+	return bare
 }
 
 func (c *call) wantedAttributes() (map[string]bool, error) {

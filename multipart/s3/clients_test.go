@@ -283,6 +283,11 @@ func TestPartsGoUpAndComeBack(t *testing.T) {
 			if err != nil || *attributes.ObjectSize != int64(len(body)) || *attributes.ObjectParts.TotalPartsCount != 3 || len(attributes.ObjectParts.Parts) != 3 || `"`+*attributes.ETag+`"` != *first.ETag {
 				t.Errorf("%s: attributes %+v, %v", name, attributes, err)
 			}
+			sums := func(crc32, sha1, sha256 *string) string { return deref(crc32) + deref(sha1) + deref(sha256) }
+			shown, bare := sums(got.ChecksumCRC32, got.ChecksumSHA1, got.ChecksumSHA256), sums(attributes.Checksum.ChecksumCRC32, attributes.Checksum.ChecksumSHA1, attributes.Checksum.ChecksumSHA256)
+			if composite := sum.kind == "COMPOSITE"; strings.HasSuffix(shown, "-3") != composite || strings.TrimSuffix(shown, "-3") != bare {
+				t.Errorf("%s: checksum %q, among the attributes %q", name, shown, bare)
+			}
 		}
 	})
 }
