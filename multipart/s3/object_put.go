@@ -3,6 +3,7 @@ package s3
 import (
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/holdfast/holdfast/metadata"
@@ -117,7 +118,7 @@ func (c *call) source() (*openSource, error) {
 			return Code("PreconditionFailed")
 		}
 		if s.Span != nil && s.Span.Off+s.Span.Len > v.Size {
-			return Code("InvalidArgument").because("Range specified is not valid for the source object's size.")
+			return Code("InvalidArgument").because("Range specified is not valid for source object of size: " + strconv.FormatInt(v.Size, 10))
 		}
 		return nil
 	}
