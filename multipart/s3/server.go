@@ -46,6 +46,8 @@ type Server struct {
 	reserved []reservation
 	metrics  *metrics
 	routes   []route
+
+	signingKeys sigv4.SigningKeys
 }
 
 // reservation is a reserved path with its handler.

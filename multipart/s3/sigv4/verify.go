@@ -203,6 +203,11 @@ func checkPayload(payload string) error {
 // the signature. The Chain that it returns carries on to the chunks of the body. Comparing takes the same time
 // whatever the difference.
 func (c *Claim) Verify(r *Request, secret string, now time.Time) (*Chain, error) {
+	return (*SigningKeys)(nil).Verify(c, r, secret, now)
+}
+
+// Verify is c.Verify with a key that may be here from an earlier request.
+func (k *SigningKeys) Verify(c *Claim, r *Request, secret string, now time.Time) (*Chain, error) {
 	switch {
 	case c.Presigned && c.at.After(now.Add(MaxSkew)):
 		return nil, ErrNotYet
@@ -214,7 +219,7 @@ func (c *Claim) Verify(r *Request, secret string, now time.Time) (*Chain, error)
 	if err := c.covers(r); err != nil {
 		return nil, err
 	}
-	key := c.scope.key(secret)
+	key := k.key(secret, c.scope)
 	want := r.sign(key, c.at, c.scope, c.signed, c.Payload)
 	if !hmac.Equal([]byte(want), []byte(c.signature)) {
 		return nil, ErrSignature
