@@ -76,6 +76,8 @@ func (e *evaluation) rename(r Rename) (*record.Version, *record.Body, error) {
 	}
 	if r.Attr != nil {
 		v.Attr = fromAttr(r.Attr)
+	} else if v.Attr != nil {
+		v.Attr.Ctime = fromTime(e.now) // POSIX: a new name is a change of the file
 	}
 	if v.Overflow {
 		e.plan.MoveRow(bodyRow(r.Bucket, r.From, source.current.Id), bodyRow(r.Bucket, r.To, v.Id))

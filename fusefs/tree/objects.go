@@ -104,7 +104,8 @@ type Objects interface {
 
 	// SetAttr changes attributes of the current version in place, if it is still version; else ErrConflict.
 	SetAttr(ctx context.Context, key string, version Version, attr Attr) (Info, error)
-	// Rename moves one key: ErrNotExist, or ErrExists with noReplace. The moved object keeps content and attributes.
+	// Rename moves one key: ErrNotExist, or ErrExists with noReplace. The moved object keeps content and attributes; if a
+	// mount set those, its Ctime is now.
 	Rename(ctx context.Context, from, to string, noReplace bool) (Info, error)
 	// RenamePrefix moves every key below from (which ends with "/") to the same name below to: all of them or, after a
 	// crash, the rest of them later; no key is ever under both names or neither. ErrDirNotEmpty when to holds keys

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"strings"
+	"time"
 
 	"github.com/holdfast/holdfast/fusefs/tree"
 )
@@ -215,6 +216,9 @@ func (m *Model) move(from, to string) tree.Info {
 	o := *m.current[from]
 	delete(m.current, from)
 	o.info.Key, o.info.Version = to, m.version()
+	if o.info.Attr.Mode != 0 {
+		o.info.Attr.Ctime = time.Now()
+	}
 	m.current[to] = &o
 	return o.info
 }
