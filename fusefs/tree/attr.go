@@ -159,12 +159,16 @@ func (t *Tree) GetAttr(ctx context.Context, id uint64) (Stat, error) {
 		return Stat{}, err
 	}
 	t.mu.Lock()
-	open := n.img != nil || n.opens > 0 || n.unlinked || n.parent == nil
+	m, known := n.img, n.opens > 0 || n.unlinked || n.parent == nil
 	t.mu.Unlock()
-	if !open {
-		if err := t.refresh(ctx, n); err != nil {
-			return Stat{}, err
-		}
+	switch {
+	case m != nil:
+		err = t.refreshOpen(ctx, n, m)
+	case !known:
+		err = t.refresh(ctx, n)
+	}
+	if err != nil {
+		return Stat{}, err
 	}
 	return t.stat(n), nil
 }
@@ -197,7 +201,7 @@ func (t *Tree) refresh(ctx context.Context, n *node) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n.seq == seq && n.img == nil {
-		n.info = info
+		n.info, n.moved = info, false
 	}
 	return nil
 }
@@ -244,7 +248,7 @@ func (t *Tree) setSize(ctx context.Context, n *node, c Change) error {
 	same := size == m.ext.size()
 	m.mu.Unlock()
 	if !same {
-		err = m.resize(size, c.Handle != 0, c.Kill)
+		err = m.resize(ctx, size, c.Handle != 0, c.Kill)
 	} else if c.Mtime == nil {
 		now := time.Now()
 		err = t.edit(ctx, n, func(a Attr) (Attr, error) {
@@ -309,6 +313,26 @@ func (t *Tree) editLocal(n *node, fn func(Attr) (Attr, error)) error {
 	return err
 }
 
+// at tells whether v is the version that the image is based on.
+func (m *image) at(v Version) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.base.Version == v
+}
+
+// editAlone changes the attributes of an open file whose object was replaced or removed elsewhere, as those of an unlinked
+// file: what is under its name now is another file.
+func (m *image) editAlone(fn func(Attr) (Attr, error)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a, err := fn(m.tree.complete(m.attr, false))
+	if err == nil {
+		m.attr = a
+		m.stores++
+	}
+	return err
+}
+
 func (t *Tree) editStored(ctx context.Context, n *node, fn func(Attr) (Attr, error)) error {
 	t.moves.RLock()
 	defer t.moves.RUnlock()
@@ -321,6 +345,9 @@ func (t *Tree) editStored(ctx context.Context, n *node, fn func(Attr) (Attr, err
 			found, err := t.objects.Stat(ctx, key)
 			if errors.Is(err, ErrNotExist) && n.dir {
 				return t.makeMarker(ctx, n, key, fn)
+			}
+			if m := t.imageOf(n); m != nil && (err == nil || errors.Is(err, ErrNotExist)) && !m.at(found.Version) {
+				return m.editAlone(fn)
 			}
 			if err != nil {
 				return wrap("stat", key, err)
@@ -364,7 +391,7 @@ func (t *Tree) makeMarker(ctx context.Context, n *node, key string, fn func(Attr
 // stored notes a version that was made here without new content.
 func (t *Tree) stored(n *node, info Info) {
 	t.mu.Lock()
-	n.info = info
+	n.info, n.moved = info, false
 	n.seq++
 	m := n.img
 	t.mu.Unlock()
@@ -375,7 +402,53 @@ func (t *Tree) stored(n *node, info Info) {
 	defer m.mu.Unlock()
 	// The bytes are those of the version before, so an open reader of it goes on.
 	m.base = info
+	m.stores++
 	if !m.dirtyLocked() {
 		m.attr = info.Attr
+	}
+}
+
+// fresh is how long the attributes of an open file count as known.
+const fresh = time.Second
+
+// refreshOpen asks for the attributes of a clean open file, if they were not asked for just now: another client may have
+// changed them. What an object that replaced this one has is not looked at.
+func (t *Tree) refreshOpen(ctx context.Context, n *node, m *image) error {
+	m.mu.Lock()
+	now := time.Now()
+	due := !m.dirtyLocked() && m.base.Version != "" && now.Sub(m.asked) >= fresh
+	stores := m.stores
+	if due {
+		m.asked = now
+	}
+	m.mu.Unlock()
+	if !due {
+		return nil
+	}
+	t.moves.RLock()
+	defer t.moves.RUnlock()
+	t.mu.Lock()
+	key, gone := n.key(), n.gone() || n.detached
+	t.mu.Unlock()
+	if gone {
+		return nil
+	}
+	info, err := t.objects.Stat(ctx, key)
+	if errors.Is(err, ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return wrap("stat", key, err)
+	}
+	m.learn(info, stores)
+	return nil
+}
+
+// learn takes over the attributes of the base version as they were found, unless they were changed here meanwhile.
+func (m *image) learn(info Info, stores uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stores == stores && m.base.Version == info.Version && !m.dirtyLocked() {
+		m.base, m.attr = info, info.Attr
 	}
 }

@@ -3,13 +3,15 @@ package tree
 import (
 	"context"
 	"errors"
-	"fmt"
+	"maps"
 	"slices"
 )
 
 // snapshot is what one publish or stage puts into the store.
 type snapshot struct {
-	file    File
+	file File
+	// based is set when pieces refer to the base version.
+	based   bool
 	gen     uint64
 	changes uint64
 }
@@ -21,58 +23,92 @@ func (t *Tree) publish(ctx context.Context, n *node) error {
 	if m == nil || !m.dirty() {
 		return nil
 	}
+	return t.commit(ctx, n, t.publishSnapshot)
+}
+
+// attempts is how often a commit is tried while other clients replace the object in between.
+const attempts = 8
+
+// commit takes snapshots of n until send has stored one. Another writer may be first: this one was asked to store its
+// content too, so it replaces what that one stored, and the last close wins.
+func (t *Tree) commit(ctx context.Context, n *node, send func(context.Context, *node, snapshot) error) error {
+	m := n.img
 	t.committing.Add(1)
 	defer func() {
 		t.committing.Add(-1)
 		t.dirty.wake()
 	}()
-	for attempt := 0; ; attempt++ {
+	for attempt := 1; ; attempt++ {
 		snap, err := m.snapshot(ctx)
 		if err != nil {
 			return err
 		}
-		info, published, err := t.publishSnapshot(ctx, n, snap)
-		if err != nil || !published {
-			m.unpin()
-		}
-		switch {
-		case err == nil && !published:
-			return nil
-		case err == nil:
-			return t.published(ctx, n, snap, info)
-		case errors.Is(err, ErrExists) && snap.file.Cond.Absent && !m.exclusive:
-			m.claim()
-		case errors.Is(err, ErrConflict) && snap.file.Cond.Base != "":
-			// Another writer was first. This one was asked to store its content too: the last close wins.
-			if err := m.absorb(ctx); err != nil {
-				return err
-			}
-		default:
+		err = send(ctx, n, snap)
+		m.unpin()
+		if !errors.Is(err, ErrExists) && !errors.Is(err, ErrConflict) || attempt == attempts {
 			return err
 		}
-		if attempt == 3 {
-			return fmt.Errorf("publish %s: %w", snap.file.Key, ErrConflict)
+		if err := t.overtake(ctx, n, snap, err); err != nil {
+			return err
 		}
 	}
 }
 
-// publishSnapshot sends the snapshot under the name that the file has now; published is false when it has none any
-// more. Directory renames wait meanwhile: a publish must not bring a moved key back.
-func (t *Tree) publishSnapshot(ctx context.Context, n *node, snap snapshot) (Info, bool, error) {
+// overtake prepares the commit over what another writer stored under the key. Every commit names the version that it
+// replaces, none is unconditional: one that arrives late, after its sender gave up and sent another, changes nothing.
+func (t *Tree) overtake(ctx context.Context, n *node, snap snapshot, cause error) error {
+	m := n.img
+	t.mu.Lock()
+	key, ino := n.key(), n.ino
+	t.mu.Unlock()
+	info, err := t.objects.Stat(ctx, key)
+	if err != nil && !errors.Is(err, ErrNotExist) {
+		return wrap("stat", key, err)
+	}
+	m.mu.Lock()
+	// With this inode number it is a commit of this file whose answer was lost.
+	refused := m.exclusive && info.Version != "" && info.Attr.Inode != ino
+	m.mu.Unlock()
+	if refused {
+		return cause
+	}
+	if snap.based {
+		// Pieces can only refer to the version that is replaced.
+		if err := m.absorb(ctx); err != nil {
+			return err
+		}
+	}
+	m.mu.Lock()
+	m.overtaken, m.over = true, info.Version
+	m.mu.Unlock()
+	return nil
+}
+
+// publishSnapshot sends the snapshot under the name that the file has now, if it has one, and notes its version. Directory
+// renames wait meanwhile: a publish must not bring a moved key back, nor a moved file get the version it had before.
+func (t *Tree) publishSnapshot(ctx context.Context, n *node, snap snapshot) error {
 	t.moves.RLock()
 	defer t.moves.RUnlock()
 	t.mu.Lock()
 	gone, key, ino := n.gone(), n.key(), n.ino
 	t.mu.Unlock()
 	if gone {
-		return Info{}, false, nil
+		return nil
 	}
 	snap.file.Key, snap.file.Inode, snap.file.Attr.Inode = key, ino, ino
 	info, err := t.objects.Publish(ctx, snap.file)
 	if err != nil {
-		return Info{}, false, wrap("publish", key, err)
+		return wrap("publish", key, lostPieces(snap, err))
 	}
-	return info, true, nil
+	return t.published(ctx, n, snap, info)
+}
+
+// lostPieces is lost for a commit: what is missing is a part, not the name.
+func lostPieces(snap snapshot, err error) error {
+	if snap.file.Upload == "" {
+		return err
+	}
+	return lost(err)
 }
 
 // published makes the new version the base of the image and gives the slabs back. The publish forgot the stage under the
@@ -122,8 +158,9 @@ func (m *image) rebaseLocked(snap snapshot, info Info) (src *source, up Upload, 
 		ext = ext.add(e)
 	}
 	m.ext = ext
-	m.base, m.absent, m.exclusive = info, false, false
+	m.base, m.exclusive, m.overtaken, m.over = info, false, false, ""
 	m.rebased++
+	m.kept.Store(true) // programs have seen this content
 	m.published = snap.changes
 	m.touched.Store(m.dirtyLocked())
 	if m.changes == snap.changes {
@@ -196,7 +233,7 @@ func (m *image) snapshot(ctx context.Context) (snapshot, error) {
 			snap.file.Upload = m.upload
 		}
 		if e.base {
-			snap.file.Cond.Base = m.base.Version
+			snap.based, snap.file.Cond = true, Cond{Base: m.base.Version}
 		}
 		snap.file.Pieces = appendPiece(snap.file.Pieces, p)
 	}
@@ -226,7 +263,11 @@ func (m *image) headLocked() snapshot {
 	snap := snapshot{gen: m.gen, changes: m.changes}
 	m.gen++
 	snap.file.Attr = m.attr
-	snap.file.Cond = Cond{Absent: m.absent}
+	over := m.base.Version
+	if m.overtaken {
+		over = m.over
+	}
+	snap.file.Cond = Cond{Absent: over == "", Base: over}
 	return snap
 }
 
@@ -278,13 +319,6 @@ func (m *image) dataLocked(size int64) []byte {
 		}
 	}
 	return data
-}
-
-// claim makes the next publish unconditional.
-func (m *image) claim() {
-	m.mu.Lock()
-	m.absent = false
-	m.mu.Unlock()
 }
 
 // absorb reads what the file keeps of its base version and writes it into parts, because the base is not the current
@@ -371,10 +405,14 @@ func (m *image) replace(ctx context.Context, e extent, p []byte) error {
 		}
 		p, e = p[placed:], e.cut(e.off+int64(placed), e.end())
 		if need > 0 {
-			if err := m.tree.dirty.take(ctx, need, m.tree.pressure); err != nil {
+			// This commit gives nothing back before it has what it waits for here: nobody must wait for it.
+			m.tree.committing.Add(-1)
+			m.tree.dirty.wake()
+			err := m.credit(ctx, need, &credit)
+			m.tree.committing.Add(1)
+			if err != nil {
 				return err
 			}
-			credit += need
 		}
 	}
 	return nil
@@ -389,21 +427,7 @@ func (t *Tree) stage(ctx context.Context, n *node) error {
 	if clean {
 		return nil
 	}
-	for attempt := 0; ; attempt++ {
-		snap, err := m.snapshot(ctx)
-		if err != nil {
-			return err
-		}
-		err = t.stageSnapshot(ctx, n, snap)
-		m.unpin()
-		if errors.Is(err, ErrConflict) && snap.file.Cond.Base != "" && attempt < 3 {
-			if err := m.absorb(ctx); err != nil {
-				return err
-			}
-			continue
-		}
-		return err
-	}
+	return t.commit(ctx, n, t.stageSnapshot)
 }
 
 func (t *Tree) stageSnapshot(ctx context.Context, n *node, snap snapshot) error {
@@ -416,20 +440,25 @@ func (t *Tree) stageSnapshot(ctx context.Context, n *node, snap snapshot) error 
 		return nil // nobody can open it again after a crash
 	}
 	snap.file.Key, snap.file.Inode, snap.file.Attr.Inode = key, ino, ino
-	if err := t.objects.Stage(ctx, snap.file); err != nil {
-		return wrap("sync", key, err)
-	}
+	err := t.objects.Stage(ctx, snap.file)
 	m := n.img
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.staged, m.stageKey = snap.changes, key
-	before := m.stageParts
-	m.stageParts = make(map[int]bool)
+	parts := make(map[int]bool)
 	for _, p := range snap.file.Pieces {
 		if p.Part > 0 {
-			m.stageParts[p.Part] = true
+			parts[p.Part] = true
 		}
 	}
+	if err != nil {
+		// It may be stored all the same: the parts of both are kept.
+		maps.Copy(parts, m.stageParts)
+		m.stageParts = parts
+		return wrap("sync", key, lostPieces(snap, err))
+	}
+	m.staged, m.stageKey = snap.changes, key
+	before := m.stageParts
+	m.stageParts = parts
 	m.reuseLocked(before)
 	return nil
 }
@@ -471,7 +500,7 @@ func (t *Tree) restage(ctx context.Context, n *node) error {
 	return wrap("forget sync of", was, t.objects.Discard(ctx, was, ino))
 }
 
-// forgetStage drops the stage of a file that will not be published.
+// forgetStage drops the stage of a file that will not be published. After an error it can be called again.
 func (t *Tree) forgetStage(ctx context.Context, n *node) error {
 	m := n.img
 	if m == nil {
@@ -479,10 +508,17 @@ func (t *Tree) forgetStage(ctx context.Context, n *node) error {
 	}
 	m.mu.Lock()
 	key := m.stageKey
-	m.stageKey, m.stageParts = "", nil
 	m.mu.Unlock()
 	if key == "" {
 		return nil
 	}
-	return wrap("forget sync of", key, t.objects.Discard(ctx, key, n.ino))
+	if err := t.objects.Discard(ctx, key, n.ino); err != nil {
+		return wrap("forget sync of", key, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before := m.stageParts
+	m.stageKey, m.stageParts = "", nil
+	m.reuseLocked(before)
+	return nil
 }

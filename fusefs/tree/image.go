@@ -3,6 +3,7 @@ package tree
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -21,6 +22,9 @@ type image struct {
 	opening sync.Mutex
 	// starting is held while the upload is begun (I/O), so that there is one.
 	starting sync.Mutex
+	// appending is held over a whole write at the end of the file, which may wait for memory: what another appender
+	// writes meanwhile would stand in the middle of it.
+	appending sync.Mutex
 
 	mu  sync.Mutex
 	ext extents
@@ -38,6 +42,10 @@ type image struct {
 	// rebased counts the changes of base: a read that failed may have lost its source to one and is repeated.
 	rebased uint64
 	attr    Attr
+	// stores counts the changes of attributes that were made here without a publish; asked is when others were last
+	// looked for.
+	stores uint64
+	asked  time.Time
 	// changes counts every change of content or attributes; published and staged are its values at the last commit.
 	changes, published, staged uint64
 	// kept is set once the kernel was told to keep its pages of base.
@@ -47,15 +55,19 @@ type image struct {
 	// held is set while all that happened is a creation or a truncation to nothing by open: it is not published before
 	// a write or the last close, or each `echo x > f` would make an empty version first.
 	held bool
-	// absent is how the first publish of a created file asks: the key must not exist. exclusive makes that an error.
-	absent, exclusive bool
-	writers           int
-	upload            Upload
-	uploadKey         string
-	nextPart          int
-	freeParts         []int
-	stageKey          string
-	stageParts        map[int]bool
+	// exclusive is set while the key must not exist at the first publish.
+	exclusive bool
+	// overtaken is set when the key has or had another version than base, and over is the one it has, which the next
+	// publish replaces.
+	overtaken  bool
+	over       Version
+	writers    int
+	upload     Upload
+	uploadKey  string
+	nextPart   int
+	freeParts  []int
+	stageKey   string
+	stageParts map[int]bool
 }
 
 func newImage(t *Tree, n *node, info Info) *image {
@@ -74,6 +86,12 @@ func (m *image) dirty() bool {
 	return m.dirtyLocked()
 }
 
+func (m *image) storeCount() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.stores
+}
+
 func (m *image) size() int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -83,6 +101,11 @@ func (m *image) size() int64 {
 // write puts p at off, or at the end with atEnd, and says where it began. It waits while the memory for new data is
 // used up.
 func (m *image) write(ctx context.Context, p []byte, off int64, atEnd, kill bool) (int, error) {
+	m.keepBase(ctx)
+	if atEnd {
+		m.appending.Lock()
+		defer m.appending.Unlock()
+	}
 	var credit int64
 	defer func() { m.tree.dirty.give(credit) }()
 	done := 0
@@ -105,13 +128,32 @@ func (m *image) write(ctx context.Context, p []byte, off int64, atEnd, kill bool
 		}
 		done += n
 		if need > 0 {
-			if err := m.tree.dirty.take(ctx, need, m.tree.pressure); err != nil {
+			if err := m.credit(ctx, need, &credit); err != nil {
 				return done, err
 			}
-			credit += need
 		}
 	}
 	return done, nil
+}
+
+// keepBase opens the base version before the first change, so that the file can be published even if the version is
+// replaced or removed elsewhere until then. An error is not the writer's: the publish tries again.
+func (m *image) keepBase(ctx context.Context) {
+	if !m.touched.Load() {
+		_ = m.pin(ctx)
+	}
+}
+
+// credit waits for need bytes of memory more than credit, and gives credit back meanwhile: who waits keeps nothing.
+func (m *image) credit(ctx context.Context, need int64, credit *int64) error {
+	n := *credit + need
+	m.tree.dirty.give(*credit)
+	*credit = 0
+	if err := m.tree.memory(ctx, n); err != nil {
+		return err
+	}
+	*credit = n
+	return nil
 }
 
 func (m *image) wroteLocked(kill bool) {
@@ -160,9 +202,12 @@ func (m *image) placeLocked(p []byte, off int64, credit *int64) (n int, need int
 }
 
 // resize changes the length. Opening with O_TRUNC is held back until a write or the last close.
-func (m *image) resize(size int64, hold, kill bool) error {
+func (m *image) resize(ctx context.Context, size int64, hold, kill bool) error {
 	if size < 0 || size > maxFile {
 		return ErrTooLarge
+	}
+	if size > 0 {
+		m.keepBase(ctx)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -175,10 +220,11 @@ func (m *image) resize(size int64, hold, kill bool) error {
 }
 
 // punch makes a hole.
-func (m *image) punch(off, n int64, grow, kill bool) error {
+func (m *image) punch(ctx context.Context, off, n int64, grow, kill bool) error {
 	if off < 0 || n <= 0 || off > maxFile-n {
 		return ErrTooLarge
 	}
+	m.keepBase(ctx)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !grow {
@@ -235,7 +281,7 @@ func (m *image) sweepLocked() {
 			continue
 		}
 		freed += s.drop()
-		if s.part > 0 && !m.stageParts[s.part] {
+		if s.part > 0 && !s.doubt && !m.stageParts[s.part] {
 			m.freeParts = append(m.freeParts, s.part)
 		}
 	}
@@ -298,7 +344,7 @@ func (m *image) readOnce(ctx context.Context, w *windows, p []byte, off int64) (
 	if len(based) == 0 {
 		return len(p), epoch, nil
 	}
-	src, err := m.source(ctx)
+	src, err := m.settledSource(ctx)
 	if err != nil {
 		return 0, epoch, err
 	}
@@ -342,12 +388,27 @@ func (m *image) readStored(ctx context.Context, up Upload, key string, stored ex
 		if err == nil || errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
-		return err
+		return lost(err)
 	}
 	return nil
 }
 
-// source opens the base version, or holds the opened one. The caller releases it.
+// lost makes an I/O error of the news that an upload, or a part of it, is gone: no program asked for that name.
+func lost(err error) error {
+	if errors.Is(err, ErrNotExist) {
+		return fmt.Errorf("%w: %v", ErrIO, err)
+	}
+	return err
+}
+
+// settledSource is source for callers that do not hold Tree.moves: no directory above is renamed meanwhile.
+func (m *image) settledSource(ctx context.Context) (*source, error) {
+	m.tree.moves.RLock()
+	defer m.tree.moves.RUnlock()
+	return m.source(ctx)
+}
+
+// source opens the base version, or holds the opened one. The caller releases it, and holds Tree.moves.
 func (m *image) source(ctx context.Context) (*source, error) {
 	m.opening.Lock()
 	defer m.opening.Unlock()
@@ -363,6 +424,9 @@ func (m *image) source(ctx context.Context) (*source, error) {
 	r, err := m.tree.objects.Open(ctx, key, base.Version)
 	if errors.Is(err, ErrNotExist) && m.follow(ctx, key, base.Version) {
 		return nil, err // the caller reads again
+	}
+	if errors.Is(err, ErrNotExist) {
+		return nil, fmt.Errorf("open %q: %w: %v", key, ErrStale, err) // the open file is there, its version is not
 	}
 	if err != nil {
 		return nil, wrap("open", key, err)
@@ -399,6 +463,13 @@ func (m *image) follow(ctx context.Context, key string, was Version) bool {
 
 // pin opens the base version, so that it stays readable after its name is gone.
 func (m *image) pin(ctx context.Context) error {
+	m.tree.moves.RLock()
+	defer m.tree.moves.RUnlock()
+	return m.pinMoving(ctx)
+}
+
+// pinMoving is pin for callers that hold Tree.moves.
+func (m *image) pinMoving(ctx context.Context) error {
 	m.mu.Lock()
 	need := m.src == nil
 	if need {
@@ -446,9 +517,10 @@ func (m *image) close() {
 	}()
 }
 
-// absentNext says whether the first publish of a renamed file wants a free name.
-func (m *image) absentNext(absent bool) {
+// renamed says whether the first publish of a renamed file wants a free name.
+func (m *image) renamed(exclusive bool, now time.Time) {
 	m.mu.Lock()
-	m.absent, m.exclusive = absent, absent
+	m.attr.Ctime = now
+	m.exclusive, m.overtaken, m.over = exclusive, false, ""
 	m.mu.Unlock()
 }

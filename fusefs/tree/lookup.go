@@ -31,15 +31,27 @@ func (t *Tree) entry(n *node) Entry {
 	content := t.content(n)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n.lookups++
-	if t.byID[n.id] == nil {
-		// Forgotten between find and here.
-		t.byID[n.id] = n
-		if c := (childName{n.name, n.dir}); !n.unlinked && !n.detached && n.parent != nil && n.parent.children[c] == nil {
-			n.parent.children[c] = n
-		}
+	if t.byID[n.id] != n {
+		n = t.restoreLocked(n)
 	}
+	n.lookups++
 	return Entry{Node: n.id, Stat: t.statLocked(n, content)}
+}
+
+// restoreLocked puts a node back that was forgotten between its find and its entry, unless another lookup of the same name
+// made it again meanwhile.
+func (t *Tree) restoreLocked(n *node) *node {
+	if c := (childName{n.name, n.dir}); !n.unlinked && !n.detached && n.parent != nil {
+		if now := n.parent.children[c]; now != nil {
+			return now
+		}
+		n.parent.children[c] = n
+	}
+	if t.byID[n.id] != nil {
+		n.id = t.freshID(n.ino)
+	}
+	t.byID[n.id] = n
+	return n
 }
 
 // find is the node that a name in dir stands for.
@@ -61,20 +73,24 @@ func (t *Tree) find(ctx context.Context, dir *node, name string) (*node, error) 
 			t.mu.Unlock()
 			return file, nil
 		}
-		var seq uint64
-		if file != nil {
-			seq = file.seq
-		}
+		before := dir.versionsOf(seg.name)
 		key := dir.key() + seg.name
+		var m *image
+		if file != nil {
+			m = file.img
+		}
 		t.mu.Unlock()
+		var stores uint64
+		if m != nil {
+			stores = m.storeCount()
+		}
 
 		found, err := t.look(ctx, key, seg.file)
 		if err != nil {
 			return nil, err
 		}
 		t.mu.Lock()
-		now := dir.children[childName{seg.name, false}]
-		if now != file || now != nil && now.seq != seq {
+		if dir.versionsOf(seg.name) != before {
 			t.mu.Unlock()
 			continue // committed here meanwhile: what was found may be older
 		}
@@ -83,8 +99,29 @@ func (t *Tree) find(ctx context.Context, dir *node, name string) (*node, error) 
 		if n == nil {
 			return nil, ErrNotExist
 		}
+		if n == file && m != nil {
+			m.learn(*found.File, stores) // another client may have changed the attributes of the open version
+		}
 		return n, nil
 	}
+}
+
+// named is what a directory has under one name, as this mount knows it.
+type named struct {
+	file, dir       *node
+	fileSeq, dirSeq uint64
+}
+
+// versionsOf wants Tree.mu.
+func (n *node) versionsOf(name string) named {
+	v := named{file: n.children[childName{name, false}], dir: n.children[childName{name, true}]}
+	if v.file != nil {
+		v.fileSeq = v.file.seq
+	}
+	if v.dir != nil {
+		v.dirSeq = v.dir.seq
+	}
+	return v
 }
 
 // ownLocked tells whether this mount knows better than the store what the file is: it has unpublished content.

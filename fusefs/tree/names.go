@@ -123,30 +123,33 @@ func (t *Tree) remove(ctx context.Context, n *node) error {
 	if err := t.pin(ctx, n); err != nil {
 		return err
 	}
-	if err := t.forgetStage(ctx, n); err != nil {
-		return err
-	}
 	t.mu.Lock()
 	key, published := n.key(), n.info.Version != ""
 	t.mu.Unlock()
 	if !published {
-		return nil
+		return t.forgetStage(ctx, n)
 	}
 	if err := t.objects.Remove(ctx, key, false); err != nil {
 		return wrap("remove", key, err)
 	}
+	t.forgetLater(ctx, n)
 	return nil
 }
 
-// pin keeps the content of an open file readable before its name goes.
-func (t *Tree) pin(ctx context.Context, n *node) error {
-	t.mu.Lock()
-	m := n.img
-	t.mu.Unlock()
-	if m == nil {
-		return nil
+// forgetLater drops the stage of a file whose version is gone: it cannot be published any more, so an error here undoes
+// nothing, and the last close tries again.
+func (t *Tree) forgetLater(ctx context.Context, n *node) {
+	if err := t.forgetStage(ctx, n); err != nil {
+		t.log.Warn("sync of a removed file is still stored", "key", t.keyOf(n), "err", err)
 	}
-	return m.pin(ctx)
+}
+
+// pin keeps the content of an open file readable before its name goes; the caller holds moves.
+func (t *Tree) pin(ctx context.Context, n *node) error {
+	if m := t.imageOf(n); m != nil {
+		return m.pinMoving(ctx)
+	}
+	return nil
 }
 
 func (t *Tree) unlinkLocked(n *node) {
@@ -294,21 +297,42 @@ func lockBoth(a, b *node) (unlock func()) {
 
 func (t *Tree) renameFile(ctx context.Context, n, from, to, old *node, name string, noReplace bool) error {
 	defer lockBoth(n, old)()
-	if old != nil {
-		if err := t.pin(ctx, old); err != nil {
+	if old == nil {
+		if err := t.moveFile(ctx, n, from, to, nil, name, noReplace); err != nil {
 			return err
 		}
-		if err := t.forgetStage(ctx, old); err != nil {
-			return err
-		}
-		if err := t.publishFirst(ctx, n, old); err != nil {
-			return err
-		}
+		return t.restage(ctx, n)
 	}
-	if err := t.moveFile(ctx, n, from, to, old, name, noReplace); err != nil {
+	if err := t.publishFirst(ctx, n, old); err != nil {
 		return err
 	}
+	forgotten, err := t.forgetFirst(ctx, old)
+	if err != nil {
+		return err
+	}
+	if err := t.moveFile(ctx, n, from, to, old, name, noReplace); err != nil {
+		if forgotten {
+			err = errors.Join(err, t.stage(ctx, old)) // what was synced stays synced
+		}
+		return err
+	}
+	t.forgetLater(ctx, old)
 	return t.restage(ctx, n)
+}
+
+// forgetFirst drops the stage of a file that was never published, before another gets its name: afterwards nothing would
+// keep the stage from being published there.
+func (t *Tree) forgetFirst(ctx context.Context, old *node) (bool, error) {
+	t.mu.Lock()
+	m, needed := old.img, old.info.Version == ""
+	t.mu.Unlock()
+	if m == nil || !needed {
+		return false, nil
+	}
+	m.mu.Lock()
+	staged := m.stageKey != ""
+	m.mu.Unlock()
+	return staged, t.forgetStage(ctx, old)
 }
 
 // publishFirst publishes a file that exists only here before it replaces one that exists for all: otherwise the target's
@@ -337,14 +361,22 @@ func (t *Tree) moveFile(ctx context.Context, n, from, to, old *node, name string
 	if len(target) > maxKey {
 		return ErrNameTooLong
 	}
+	if old != nil {
+		if err := t.pin(ctx, old); err != nil {
+			return err
+		}
+	}
+	now := time.Now()
 	var info Info
 	if published {
 		var err error
-		if info, err = t.objects.Rename(ctx, source, target, noReplace); err != nil {
+		if info, err = t.renameObject(ctx, n, source, target, noReplace); err != nil {
 			return wrap("rename", source, err)
 		}
-		// The bytes are the same; an image goes on with the version under its new name.
-		t.stored(n, info)
+		t.carried(n, info)
+	} else if m := t.imageOf(n); m != nil {
+		// The publish replaces what is under the new name then; a target that must not exist is asked for there.
+		m.renamed(noReplace, now)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -356,19 +388,31 @@ func (t *Tree) moveFile(ctx context.Context, n, from, to, old *node, name string
 	if n.cached != "" && published {
 		n.cached = info.Version
 	}
-	if m := n.img; m != nil && !published {
-		// The publish replaces what is under the new name now; a target that must not exist is asked for there.
-		m.absentNext(noReplace)
-	}
-	now := time.Now()
 	from.touched, to.touched = now, now
 	return nil
 }
 
+// renameObject renames a published file. When its answer was lost and the store does not remember the request any more,
+// the inode number under the new name tells that it was done.
+func (t *Tree) renameObject(ctx context.Context, n *node, source, target string, noReplace bool) (Info, error) {
+	info, err := t.objects.Rename(ctx, source, target, noReplace)
+	if !errors.Is(err, ErrNotExist) && !errors.Is(err, ErrExists) {
+		return info, err
+	}
+	t.mu.Lock()
+	before := n.info
+	t.mu.Unlock()
+	there, statErr := t.objects.Stat(ctx, target)
+	if statErr == nil && before.Attr.Inode != 0 && there.Attr.Inode == before.Attr.Inode && there.Size == before.Size && there.ETag == before.ETag {
+		return there, nil
+	}
+	return info, err
+}
+
 func (t *Tree) renameDir(ctx context.Context, n, from, to, old *node, name string) error {
 	defer lockBoth(n, old)()
-	open := t.openBelow(n)
-	if err := t.moveDir(ctx, n, from, to, old, name, open); err != nil {
+	open, err := t.moveDir(ctx, n, from, to, old, name)
+	if err != nil {
 		return err
 	}
 	// What is synced and not published goes to the new names too.
@@ -383,7 +427,8 @@ func (t *Tree) renameDir(ctx context.Context, n, from, to, old *node, name strin
 	return nil
 }
 
-func (t *Tree) moveDir(ctx context.Context, n, from, to, old *node, name string, open []*node) error {
+// moveDir returns the files that were open below the directory.
+func (t *Tree) moveDir(ctx context.Context, n, from, to, old *node, name string) ([]*node, error) {
 	t.moves.Lock() // no commit below may compute its key before and use it after
 	defer t.moves.Unlock()
 	t.mu.Lock()
@@ -399,21 +444,21 @@ func (t *Tree) moveDir(ctx context.Context, n, from, to, old *node, name string,
 	t.mu.Unlock()
 	switch {
 	case gone:
-		return ErrNotExist
+		return nil, ErrNotExist
 	case strings.HasPrefix(target, source):
-		return ErrInvalid
+		return nil, ErrInvalid
 	case busy:
-		return ErrDirNotEmpty
+		return nil, ErrDirNotEmpty
 	case len(target) > maxKey:
-		return ErrNameTooLong
+		return nil, ErrNameTooLong
 	}
-	for _, f := range open {
+	for _, f := range t.openBelow(n) {
 		if err := t.pin(ctx, f); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := t.objects.RenamePrefix(ctx, source, target); err != nil {
-		return wrap("rename directory", source, err)
+		return nil, wrap("rename directory", source, err)
 	}
 	t.mu.Lock()
 	if old != nil {
@@ -421,13 +466,11 @@ func (t *Tree) moveDir(ctx context.Context, n, from, to, old *node, name string,
 	}
 	t.move(n, to, name)
 	t.movedLocked(n)
-	t.mu.Unlock()
-	err := t.follow(ctx, open)
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	now := time.Now()
 	from.touched, to.touched = now, now
-	return err
+	t.mu.Unlock()
+	open := t.openBelow(n) // with those that were opened meanwhile
+	return open, t.follow(ctx, open)
 }
 
 // openBelow is every open file below a directory.
@@ -452,9 +495,9 @@ func (t *Tree) openBelow(dir *node) []*node {
 func (t *Tree) follow(ctx context.Context, open []*node) error {
 	for _, n := range open {
 		t.mu.Lock()
-		key, version := n.key(), n.info.Version
+		key, published := n.key(), n.info.Version != ""
 		t.mu.Unlock()
-		if version == "" {
+		if !published {
 			continue // not published yet
 		}
 		info, err := t.objects.Stat(ctx, key)
@@ -464,16 +507,26 @@ func (t *Tree) follow(ctx context.Context, open []*node) error {
 		if err != nil {
 			return wrap("stat", key, err)
 		}
-		if info.Size == n.info.Size && info.ETag == n.info.ETag {
-			t.stored(n, info)
-		}
+		t.carried(n, info)
 	}
 	return nil
+}
+
+// carried notes the version that a file has under its new name. If the object was replaced elsewhere while the file is open
+// here, that is another content: the image stays with the version it has.
+func (t *Tree) carried(n *node, info Info) {
+	t.mu.Lock()
+	before := n.info
+	t.mu.Unlock()
+	if info.Size == before.Size && info.ETag == before.ETag {
+		t.stored(n, info)
+	}
 }
 
 // movedLocked marks everything below a directory: its versions have other ids under their new names.
 func (t *Tree) movedLocked(n *node) {
 	n.seq++
+	n.moved = true
 	for _, c := range n.children {
 		t.movedLocked(c)
 	}

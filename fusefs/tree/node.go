@@ -43,6 +43,8 @@ type node struct {
 	img *image
 	// cached is the version whose pages the kernel may have.
 	cached Version
+	// moved is set when the version has another id since a directory above was renamed.
+	moved bool
 	// touched is when an entry of this directory was last changed here.
 	touched time.Time
 	// missed is the name that was last looked up here and not found.
@@ -100,15 +102,21 @@ func (t *table) add(parent *node, name string, dir bool, ino uint64) *node {
 	if dir {
 		n.children = map[childName]*node{}
 	}
-	n.id = ino
-	for n.id == 0 || n.id == ^uint64(0) || t.byID[n.id] != nil {
-		n.id = t.next
-		t.next++
-	}
+	n.id = t.freshID(ino)
 	t.byID[n.id] = n
 	parent.children[childName{name, dir}] = n
 	parent.missed = childName{}
 	return n
+}
+
+// freshID is the inode number where no node has it as its id, else another number.
+func (t *table) freshID(ino uint64) uint64 {
+	id := ino
+	for id == 0 || id == ^uint64(0) || t.byID[id] != nil {
+		id = t.next
+		t.next++
+	}
+	return id
 }
 
 // leave takes a node out of its directory; its open handles keep it.

@@ -60,18 +60,19 @@ func (t *Tree) leaveImage(ctx context.Context, n *node, writer bool) error {
 	t.mu.Lock()
 	m, last, gone := n.img, n.opens == 1, n.gone()
 	t.mu.Unlock()
+	m.mu.Lock()
 	if writer {
-		m.mu.Lock()
 		m.writers--
-		m.mu.Unlock()
 	}
+	// Memory that was mapped may be written after the close of its file.
+	late := writer && m.writers == 0 && m.dirtyLocked() && !m.held
+	m.mu.Unlock()
 	var err error
-	if last {
-		if gone {
-			err = t.forgetStage(ctx, n)
-		} else {
-			err = t.publish(ctx, n)
-		}
+	switch {
+	case gone && last:
+		err = t.forgetStage(ctx, n)
+	case last || late:
+		err = t.publish(ctx, n)
 	}
 	t.mu.Lock()
 	n.opens--
@@ -80,6 +81,9 @@ func (t *Tree) leaveImage(ctx context.Context, n *node, writer bool) error {
 		return err // opened again during the publish
 	}
 	n.img = nil
+	if m.touched.Load() {
+		n.cached = "" // the kernel's pages are those of content that is given up here
+	}
 	if n.info.Version == "" && !n.unlinked {
 		// Never published: the name is free again.
 		t.leave(n)
@@ -103,6 +107,9 @@ func (t *Tree) Open(ctx context.Context, id uint64, flags uint32, kill bool) (Op
 			return Opened{}, err
 		}
 	}
+	if err := t.catchUp(ctx, n); err != nil {
+		return Opened{}, err
+	}
 	// A commit that a close before has started is waited for.
 	n.commit.Lock()
 	m, err := t.acquire(n)
@@ -110,12 +117,24 @@ func (t *Tree) Open(ctx context.Context, id uint64, flags uint32, kill bool) (Op
 	if err != nil {
 		return Opened{}, err
 	}
-	if flags&syscall.O_TRUNC != 0 && m.size() > 0 {
-		if err := m.resize(0, true, kill); err != nil {
+	if flags&syscall.O_TRUNC != 0 {
+		if err := m.resize(ctx, 0, true, kill); err != nil {
 			return Opened{}, errors.Join(err, t.leaveImage(ctx, n, false))
 		}
 	}
 	return t.open(n, m, flags), nil
+}
+
+// catchUp asks for the version of a file that moved with its directory: it has another id there. Most opens come after a
+// lookup, which asked already.
+func (t *Tree) catchUp(ctx context.Context, n *node) error {
+	t.mu.Lock()
+	needed := n.moved && n.img == nil
+	t.mu.Unlock()
+	if !needed {
+		return nil
+	}
+	return t.refresh(ctx, n)
 }
 
 func (t *Tree) open(n *node, m *image, flags uint32) Opened {
@@ -183,7 +202,7 @@ func (t *Tree) Create(ctx context.Context, parent uint64, name string, mode, uid
 	n := t.add(dir, seg.name, false, newInode())
 	n.opens++
 	m := newImage(t, n, Info{Attr: attr})
-	m.changes, m.held, m.absent, m.exclusive = 1, true, true, flags&syscall.O_EXCL != 0
+	m.changes, m.held, m.exclusive = 1, true, flags&syscall.O_EXCL != 0
 	m.touched.Store(true)
 	n.img = m
 	dir.touched = now
@@ -311,15 +330,15 @@ func (t *Tree) Allocate(ctx context.Context, id uint64, off, n int64, mode uint3
 		return ErrTooLarge
 	case mode == 0:
 		if size := m.size(); off+n > size {
-			return m.resize(off+n, false, false)
+			return m.resize(ctx, off+n, false, false)
 		}
 		return nil
 	case mode == keep:
 		return nil
 	case mode == punch|keep, mode == zero|keep:
-		return m.punch(off, n, false, false)
+		return m.punch(ctx, off, n, false, false)
 	case mode == zero:
-		return m.punch(off, n, true, false)
+		return m.punch(ctx, off, n, true, false)
 	}
 	return ErrUnsupported
 }

@@ -48,6 +48,9 @@ type slab struct {
 	state slabState
 	// readers counts the reads that fetch its part without the lock; the part's number is not used again before they end.
 	readers int
+	// doubt is set once an attempt to store it failed: whatever of it is still on its way may come later, so the number of
+	// its part is never given to other bytes.
+	doubt bool
 	// done is closed when the current attempt to store it ended.
 	done chan struct{}
 	err  error

@@ -184,6 +184,13 @@ func (t *Tree) node(id uint64) (*node, error) {
 	return nil, ErrStale
 }
 
+// imageOf is the content of n, nil while it is not open.
+func (t *Tree) imageOf(n *node) *image {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return n.img
+}
+
 func (t *Tree) dirNode(id uint64) (*node, error) {
 	n, err := t.node(id)
 	if err == nil && !n.dir {

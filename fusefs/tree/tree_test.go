@@ -26,7 +26,10 @@ type mount struct {
 
 func newMount(t testing.TB, m *treetest.Model, c tree.Config) *mount {
 	t.Helper()
-	c.Objects, c.Umask = m, 0o022
+	c.Umask = 0o022
+	if c.Objects == nil {
+		c.Objects = m
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}

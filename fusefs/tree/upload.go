@@ -7,13 +7,13 @@ import (
 
 // freezeLocked ends the open slab.
 func (m *image) freezeLocked() {
-	if m.open == nil {
-		return
-	}
 	s := m.open
+	m.open = nil
+	if s == nil || len(s.data) == 0 {
+		return // of a writer that waits for memory
+	}
 	s.size, s.state = int64(len(s.data)), slabFrozen
 	m.slabs = append(m.slabs, s)
-	m.open = nil
 }
 
 // sendLocked ends the open slab and starts to store every slab that is not stored or on its way.
@@ -58,7 +58,7 @@ func (m *image) store(s *slab) {
 	m.mu.Lock()
 	var freed int64
 	if err != nil {
-		s.state, s.err = slabFailed, err
+		s.state, s.err, s.doubt = slabFailed, err, true
 	} else {
 		s.state = slabStored
 		freed = s.drop()
@@ -89,7 +89,7 @@ func (m *image) storePart(s *slab) error {
 	if err != nil {
 		return err
 	}
-	return wrap("store part of", key, m.tree.objects.Part(ctx, key, up, s.part, s.body(), s.size))
+	return wrap("store part of", key, lost(m.tree.objects.Part(ctx, key, up, s.part, s.body(), s.size)))
 }
 
 // begin starts the upload of this image once.
@@ -113,36 +113,51 @@ func (m *image) begin(ctx context.Context) (Upload, string, error) {
 	return up, key, nil
 }
 
-// settle waits until every pinned slab is stored.
+// settle waits until every pinned slab is stored. Each is looked at again after its attempt: a writer who waits for memory
+// may have begun another one.
 func (m *image) settle(ctx context.Context) error {
-	m.mu.Lock()
-	waiting := make(map[*slab]bool)
-	for _, e := range m.pinned {
-		if e.slab != nil && e.slab.state != slabStored {
-			waiting[e.slab] = true
+	for {
+		m.mu.Lock()
+		under, err := m.unsettledLocked()
+		m.mu.Unlock()
+		if under == nil || err != nil {
+			return err
 		}
-	}
-	m.mu.Unlock()
-	for s := range waiting {
 		select {
-		case <-s.done:
+		case <-under:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for s := range waiting {
-		if s.err != nil {
-			return s.err
-		}
-	}
-	return nil
 }
 
-// pressure makes room in the budget of new data: it sends what the images keep back. It returns an error when
-// nothing is on its way and what is left could not be stored.
-func (t *Tree) pressure() error {
+// unsettledLocked is the end of an attempt to store a pinned slab, nil when all are stored, or why one is not.
+func (m *image) unsettledLocked() (under <-chan struct{}, err error) {
+	for _, e := range m.pinned {
+		switch {
+		case e.slab == nil || e.slab.state == slabStored:
+		case e.slab.state == slabFailed:
+			return nil, e.slab.err
+		default:
+			under = e.slab.done
+		}
+	}
+	return under, nil
+}
+
+// memory waits for n bytes of the budget of new data.
+func (t *Tree) memory(ctx context.Context, n int64) error {
+	first := true
+	return t.dirty.take(ctx, n, func() error {
+		again := first
+		first = false
+		return t.pressure(again)
+	})
+}
+
+// pressure makes room in the budget of new data: it sends what the images keep back, with again also what could not be
+// stored before. It returns an error when nothing is on its way and what is left could not be stored.
+func (t *Tree) pressure(again bool) error {
 	var images []*image
 	t.mu.Lock()
 	for _, n := range t.byID {
@@ -159,9 +174,9 @@ func (t *Tree) pressure() error {
 				failed = s.err
 			}
 		}
-		waiting := m.open != nil
+		waiting := m.open != nil && len(m.open.data) > 0
 		for _, s := range m.slabs {
-			waiting = waiting || s.state == slabFrozen
+			waiting = waiting || s.state == slabFrozen || again && s.state == slabFailed
 		}
 		if waiting {
 			if err := m.sendLocked(); err != nil {
