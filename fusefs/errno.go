@@ -36,6 +36,7 @@ var errnos = [...]struct {
 	{tree.ErrNoData, syscall.ENXIO},
 	{tree.ErrTooMuch, syscall.E2BIG},
 	{tree.ErrIO, syscall.EIO},
+	{tree.ErrUnavailable, syscall.EIO},
 	{context.Canceled, syscall.EINTR},
 	{context.DeadlineExceeded, syscall.ETIMEDOUT},
 }

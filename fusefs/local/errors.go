@@ -32,6 +32,8 @@ var table = [...]struct{ from, to error }{
 	{multipart.ErrIncompleteBody, tree.ErrInvalid},
 	{multipart.ErrLongBody, tree.ErrInvalid},
 	{chunkstore.ErrFull, tree.ErrNoSpace},
+	{metadata.ErrUnavailable, tree.ErrUnavailable},
+	{chunkstore.ErrSlowDown, tree.ErrUnavailable},
 }
 
 // translate wraps an error of the object path with the sentinel of the tree that fits it, ErrIO for all others. Errors

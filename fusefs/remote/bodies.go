@@ -69,7 +69,11 @@ func (s *Service) putPart(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	body := &onePass{r: r.Body, sum: crc32.New(castagnoli), want: r.Header.Get(headerCRC), size: size}
-	if err := sess.objects.Part(r.Context(), q.Get("key"), tree.Upload(q.Get("upload")), n, body, size); err != nil {
+	ctx := r.Context()
+	if seq, err := strconv.ParseUint(q.Get("seq"), 10, 64); err == nil {
+		ctx = tree.WithOp(ctx, tree.Op{Seq: seq}) // not by once: the body of a repeated request must be read too
+	}
+	if err := sess.objects.Part(ctx, q.Get("key"), tree.Upload(q.Get("upload")), n, body, size); err != nil {
 		refuse(w, err)
 		return
 	}

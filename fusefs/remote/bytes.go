@@ -53,7 +53,11 @@ func (c *Client) Part(ctx context.Context, key string, up tree.Upload, n int, bo
 	if !ok {
 		return fmt.Errorf("a part must be readable at any offset: %w", tree.ErrInvalid)
 	}
-	q := url.Values{"session": {c.session}, "key": {key}, "upload": {string(up)}, "n": {strconv.Itoa(n)}}
+	// With a number of its own a request that arrives late, after its repetition was answered, changes nothing: by then the
+	// part may have other bytes.
+	q := url.Values{
+		"session": {c.session}, "key": {key}, "upload": {string(up)}, "n": {strconv.Itoa(n)}, "seq": {strconv.FormatUint(c.nextSeq(), 10)},
+	}
 	return c.inSession(ctx, func(ctx context.Context) error {
 		base, _ := c.base()
 		// A reader of its own for each attempt: the transport may still read the body of the last one.

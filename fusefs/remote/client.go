@@ -285,7 +285,7 @@ func (c *Client) repeat(ctx context.Context, fn func(context.Context) error) err
 
 // again tells whether an error is of the way to the gateway, or of a gateway that is starting or overloaded.
 func again(err error) bool {
-	if errors.Is(err, errDamaged) {
+	if errors.Is(err, errDamaged) || errors.Is(err, tree.ErrUnavailable) {
 		return true
 	}
 	for _, s := range sentinels {

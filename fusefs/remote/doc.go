@@ -20,9 +20,13 @@ const (
 	pathPart = PathPrefix + "bytes/part"
 	pathRead = PathPrefix + "bytes/read"
 
-	// Lease is how long a session lives without a renewal; renewEvery leaves room for two lost ones.
-	Lease      = 10 * time.Second
+	// Lease is how long a session lives without a sign of its mount: longer than a mount repeats a request while no gateway
+	// answers, so that one that gets through at last finds its session and what it wrote.
+	Lease      = 75 * time.Second
 	renewEvery = 3 * time.Second
+	// stalled is how late a lease must be found to have ended to prove that the gateway itself stood still: it could not
+	// hear its mounts.
+	stalled = time.Second
 
 	// maxRead is the largest read in one request: the tree's largest window.
 	maxRead = 8 << 20

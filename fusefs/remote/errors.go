@@ -44,6 +44,7 @@ var sentinels = [...]struct {
 	{"no-attr", tree.ErrNoAttr},
 	{"no-data", tree.ErrNoData},
 	{"too-much", tree.ErrTooMuch},
+	{"unavailable", tree.ErrUnavailable},
 	{"io", tree.ErrIO},
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -226,6 +227,85 @@ func TestAChangeWhoseAnswerIsLostIsAppliedOnce(t *testing.T) {
 	}
 	if lost.Load() < 3 {
 		t.Fatalf("%d answers were lost, want 3", lost.Load())
+	}
+}
+
+// Every request is a sign of its mount, not only a renewal.
+func TestAMountThatAsksKeepsItsSession(t *testing.T) {
+	g := newGateway(t, 400*time.Millisecond)
+	c := g.dial(t)
+	for until := time.Now().Add(1200 * time.Millisecond); time.Now().Before(until); {
+		if _, err := c.Exists(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+	if n := g.ends.Load(); n != 0 {
+		t.Errorf("%d sessions ended", n)
+	}
+}
+
+// A store that cannot answer now, as while a gateway stops, is asked again under the same number.
+func TestWhatTheStoreCannotDoNowIsAskedAgain(t *testing.T) {
+	g := newGateway(t, 0)
+	for name, c := range map[string]*remote.Client{"pipes": g.dial(t), "requests": g.dialPlain(t)} {
+		var refused atomic.Int64
+		g.model.Fail(func(op, _ string) error {
+			if op != "Stat" && refused.Add(1)%2 == 1 {
+				return fmt.Errorf("no leader: %w", tree.ErrUnavailable)
+			}
+			return nil
+		})
+		if _, err := c.Rename(t.Context(), "none", "b", false); !errors.Is(err, tree.ErrNotExist) {
+			t.Errorf("%s: %v", name, err)
+		}
+		up, err := c.Begin(t.Context(), "a")
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := c.Part(t.Context(), "a", up, 1, strings.NewReader("part"), 4); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if n := refused.Load(); n != 6 {
+			t.Errorf("%s: %d calls, want 6", name, n)
+		}
+		g.model.Fail(nil)
+	}
+}
+
+// The repetitions of a part have the number of the first request, so that the store applies one of them.
+func TestPartsAreNumbered(t *testing.T) {
+	g := newGateway(t, 0)
+	c := g.dialPlain(t)
+	up, err := c.Begin(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var numbers []string
+	g.mu.Lock()
+	g.spoil = func(_ http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+		if r.Method != http.MethodPut {
+			return false
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		numbers = append(numbers, r.URL.Query().Get("seq"))
+		if len(numbers)%2 == 1 {
+			panic(http.ErrAbortHandler)
+		}
+		return false
+	}
+	g.mu.Unlock()
+	for n := range 2 {
+		if err := c.Part(t.Context(), "a", up, n+1, strings.NewReader("part"), 4); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(numbers) != 4 || numbers[0] == "" || numbers[0] != numbers[1] || numbers[2] != numbers[3] || numbers[0] == numbers[2] {
+		t.Errorf("numbers %q", numbers)
 	}
 }
 

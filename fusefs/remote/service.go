@@ -113,6 +113,7 @@ func (s *Service) session(ctx context.Context, id string) (*session, error) {
 	if sess == nil || sess.owner != s.config.Owner(ctx) {
 		return nil, errNoSession
 	}
+	sess.hear()
 	return sess, nil
 }
 
@@ -123,8 +124,7 @@ func (s *Service) OpenSession(ctx context.Context, r *connect.Request[mountpb.Op
 		return nil, toWire(tree.ErrInvalid)
 	}
 	welcome := connect.NewResponse(&mountpb.OpenSessionResponse{LeaseMs: s.config.Lease.Milliseconds()})
-	if sess, err := s.session(ctx, id); err == nil {
-		sess.timer.Reset(s.config.Lease)
+	if _, err := s.session(ctx, id); err == nil {
 		return welcome, nil
 	}
 	objects, err := s.config.Open(ctx, r.Msg.GetBucket(), r.Msg.GetPrefix(), id)
@@ -143,18 +143,35 @@ func (s *Service) OpenSession(ctx context.Context, r *connect.Request[mountpb.Op
 	case there != nil && there.owner != sess.owner:
 		return nil, toWire(tree.ErrAccess)
 	case there != nil:
-		there.timer.Reset(s.config.Lease)
+		there.hear()
 		return welcome, nil
 	}
+	sess.hear()
 	sess.timer = time.AfterFunc(s.config.Lease, func() { s.expire(sess) })
 	s.sessions[id] = sess
 	return welcome, nil
 }
 
-// expire ends a session whose lease was not renewed.
+// left is how much of its lease a session has, whose timer ran out. A gateway that stood still begins the lease anew.
+func (s *Service) left(sess *session) time.Duration {
+	left := s.config.Lease - sess.silent()
+	if left < -stalled {
+		s.config.Log.Warn("this gateway stood still; its mounts keep their leases", "session", sess.id, "took", -left)
+		sess.hear()
+		return s.config.Lease
+	}
+	return left
+}
+
+// expire ends a session whose mount was not heard of for the lease.
 func (s *Service) expire(sess *session) {
 	s.mu.Lock()
 	if s.closed || s.sessions[sess.id] != sess {
+		s.mu.Unlock()
+		return
+	}
+	if left := s.left(sess); left > 0 {
+		sess.timer.Reset(left)
 		s.mu.Unlock()
 		return
 	}
@@ -170,11 +187,9 @@ func (s *Service) expire(sess *session) {
 
 // RenewSession implements the service.
 func (s *Service) RenewSession(ctx context.Context, r *connect.Request[mountpb.SessionRequest]) (*connect.Response[mountpb.SessionResponse], error) {
-	sess, err := s.session(ctx, r.Msg.GetSession())
-	if err != nil {
+	if _, err := s.session(ctx, r.Msg.GetSession()); err != nil {
 		return nil, toWire(err)
 	}
-	sess.timer.Reset(s.config.Lease)
 	return connect.NewResponse(&mountpb.SessionResponse{LeaseMs: s.config.Lease.Milliseconds()}), nil
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast/holdfast/fusefs/tree"
@@ -20,6 +22,9 @@ type session struct {
 	owner          string
 	objects        tree.Objects
 
+	// seen is when the mount was last heard of, in nanoseconds since the process began.
+	seen atomic.Int64
+
 	mu      sync.Mutex
 	ended   bool
 	timer   *time.Timer
@@ -27,6 +32,15 @@ type session struct {
 	answers map[uint64]*answer
 	order   []uint64
 }
+
+// began is where the clock of session.seen starts; it is monotonic.
+var began = time.Now()
+
+// hear notes a sign of the mount.
+func (s *session) hear() { s.seen.Store(int64(time.Since(began))) }
+
+// silent is how long the mount was not heard of.
+func (s *session) silent() time.Duration { return time.Since(began) - time.Duration(s.seen.Load()) }
 
 // served is an open reader; uses counts the reads in progress, so that it is not closed under one.
 type served struct {
@@ -66,8 +80,21 @@ func (s *session) once(ctx context.Context, seq uint64, fn func(context.Context)
 		}
 	}
 	a.info, a.text, a.err = fn(tree.WithOp(context.WithoutCancel(ctx), tree.Op{Seq: seq}))
+	if errors.Is(a.err, tree.ErrUnavailable) {
+		s.forget(seq, a)
+	}
 	close(a.done)
 	return a.info, a.text, a.err
+}
+
+// forget lets a change be tried again: its answer was none.
+func (s *session) forget(seq uint64, a *answer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.answers[seq] == a {
+		delete(s.answers, seq)
+		s.order = slices.DeleteFunc(s.order, func(n uint64) bool { return n == seq })
+	}
 }
 
 func (s *session) addReader(r tree.Reader) (uint64, error) {

@@ -457,7 +457,7 @@ func (t *Tree) moveDir(ctx context.Context, n, from, to, old *node, name string)
 			return nil, err
 		}
 	}
-	if err := t.objects.RenamePrefix(ctx, source, target); err != nil {
+	if err := t.renamePrefix(ctx, n, source, target); err != nil {
 		return nil, wrap("rename directory", source, err)
 	}
 	t.mu.Lock()
@@ -471,6 +471,22 @@ func (t *Tree) moveDir(ctx context.Context, n, from, to, old *node, name string)
 	t.mu.Unlock()
 	open := t.openBelow(n) // with those that were opened meanwhile
 	return open, t.follow(ctx, open)
+}
+
+// renamePrefix renames the keys of a directory. When its answer was lost and the request was made again, nothing is left
+// under the old name, and the inode number of the marker under the new one tells that it was done.
+func (t *Tree) renamePrefix(ctx context.Context, n *node, source, target string) error {
+	err := t.objects.RenamePrefix(ctx, source, target)
+	if !errors.Is(err, ErrNotExist) {
+		return err
+	}
+	t.mu.Lock()
+	ino := n.info.Attr.Inode
+	t.mu.Unlock()
+	if there, statErr := t.objects.Stat(ctx, target); statErr == nil && ino != 0 && there.Attr.Inode == ino {
+		return nil
+	}
+	return err
 }
 
 // openBelow is every open file below a directory.

@@ -71,7 +71,8 @@ type File struct {
 // Objects is a bucket as the tree sees it. Three implementations pass package treetest: the object path in the same
 // process, an HTTP client of any gateway (package remote), and the model. Keys are whole object keys inside the bucket
 // (or below the mounted prefix). Every write is applied exactly once, and is durable when it returns nil. Errors are
-// the sentinels of this package, context errors, or wrap ErrIO.
+// the sentinels of this package, context errors, or wrap ErrIO. ErrUnavailable leaves open whether a write was applied;
+// repeated with the same Op it is not applied twice.
 type Objects interface {
 	// Stat returns the current version of key, ErrNotExist when there is none.
 	Stat(ctx context.Context, key string) (Info, error)

@@ -33,6 +33,7 @@ var (
 	ErrNameTooLong = errors.New("name is too long")
 	ErrReadOnly    = errors.New("mount is read-only")
 	ErrIO          = errors.New("input/output error")
+	ErrUnavailable = errors.New("store is not available now")
 	ErrQuota       = errors.New("quota is exhausted")
 	ErrIsDir       = errors.New("is a directory")
 	ErrNotDir      = errors.New("is not a directory")
