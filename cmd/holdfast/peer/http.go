@@ -21,6 +21,7 @@ import (
 
 	"github.com/holdfast/holdfast/cluster/vfs"
 	"github.com/holdfast/holdfast/cmd/holdfast/admin"
+	"github.com/holdfast/holdfast/fusefs/remote"
 	"github.com/holdfast/holdfast/multipart/s3"
 )
 
@@ -75,7 +76,7 @@ func (p *Peer) serve() {
 }
 
 // front is what the HTTP server calls: the core's S3 face, or before there is a core, one that serves only reserved
-// paths and answers 503 to everything else.
+// paths and answers 503 to everything else, mounts included.
 type front struct {
 	peer    *Peer
 	waiting *s3.Server
@@ -100,7 +101,8 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.face.ServeHTTP(w, r)
 		return
 	}
-	if strings.HasPrefix(r.URL.Path, "/-/") {
+	// A mount asks again after a 503: its open files survive a restart.
+	if strings.HasPrefix(r.URL.Path, "/-/") && !strings.HasPrefix(r.URL.Path, remote.PathPrefix) {
 		f.waiting.ServeHTTP(w, r)
 		return
 	}

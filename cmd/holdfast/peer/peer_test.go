@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"path"
 	"strings"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"github.com/holdfast/holdfast/chunkstore/drive"
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/fusefs/remote"
 	"github.com/holdfast/holdfast/metadata"
 	"github.com/holdfast/holdfast/multipart"
 )
@@ -255,6 +258,11 @@ func TestUpToFourDrivesMayBeMissingAndMoreAreWaitedFor(t *testing.T) {
 	poll(t, "a reason", func() bool { return len(p.whyNot()) > 0 })
 	if reasons := strings.Join(p.notReady(), " "); !strings.Contains(reasons, "5 of 12 drives are not here") || p.core.Load() != nil {
 		t.Errorf("with five drives missing the peer says %q", reasons)
+	}
+	asked := httptest.NewRecorder()
+	p.server.Handler.ServeHTTP(asked, httptest.NewRequest(http.MethodGet, remote.PathPrefix+"pipe", nil))
+	if asked.Code != http.StatusServiceUnavailable {
+		t.Errorf("a mount is answered %d: it asks again only after 503", asked.Code)
 	}
 	for n := 1; n <= 5; n++ {
 		if _, err := m.Stat(drivePath(n)); !errors.Is(err, fs.ErrNotExist) {
