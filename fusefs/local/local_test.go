@@ -287,6 +287,40 @@ func TestStagedFilesAreThereWhenTheirMountIsNot(t *testing.T) {
 	}
 }
 
+// An inode has one stage. One under the file's new name takes the place of the one under its old name.
+func TestAStageGoesWithARenamedFile(t *testing.T) {
+	m := newMount(t, metadata.Unversioned, "")
+	dying := m.open("")
+	for _, key := range []string{"before", "after"} {
+		if err := dying.Stage(t.Context(), tree.File{Key: key, Data: []byte(key), Inode: 5, Cond: tree.Cond{Absent: true}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := dying.EndSession(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m.want("after", []byte("after"))
+	if _, err := m.Stat(t.Context(), "before"); !errors.Is(err, tree.ErrNotExist) {
+		t.Fatalf("the stage under the old name was published: %v", err)
+	}
+}
+
+// What a small file synced replaces only the version that it was based on.
+func TestAStageOfASmallFileDoesNotReplaceANewerVersion(t *testing.T) {
+	m := newMount(t, metadata.Unversioned, "")
+	base := m.publish(tree.File{Key: "f", Data: []byte("old")})
+	dying := m.open("")
+	f := tree.File{Key: "f", Data: []byte("synced"), Inode: 5, Cond: tree.Cond{Base: base.Version}}
+	if err := dying.Stage(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	m.publish(tree.File{Key: "f", Data: []byte("newer")})
+	if err := dying.EndSession(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m.want("f", []byte("newer"))
+}
+
 func TestOpenFilesOutliveTheirNames(t *testing.T) {
 	m := newMount(t, metadata.Unversioned, "")
 	body := storetest.Body(1, 3<<20)

@@ -239,7 +239,7 @@ func (t *Tree) setSize(ctx context.Context, n *node, c Change) error {
 	if n.dir {
 		return ErrIsDir
 	}
-	m, err := t.acquire(n)
+	m, err := t.acquire(ctx, n)
 	if err != nil {
 		return err
 	}

@@ -100,7 +100,8 @@ func (t *Tree) publishSnapshot(ctx context.Context, n *node, snap snapshot) erro
 	if err != nil {
 		return wrap("publish", key, lostPieces(snap, err))
 	}
-	return t.published(ctx, n, snap, info)
+	t.published(n, snap, info)
+	return nil
 }
 
 // lostPieces is lost for a commit: what is missing is a part, not the name.
@@ -111,9 +112,8 @@ func lostPieces(snap snapshot, err error) error {
 	return lost(err)
 }
 
-// published makes the new version the base of the image and gives the slabs back. The publish forgot the stage under the
-// same key; one that is still under a former name is forgotten here.
-func (t *Tree) published(ctx context.Context, n *node, snap snapshot, info Info) error {
+// published makes the new version the base of the image and gives the slabs back.
+func (t *Tree) published(n *node, snap snapshot, info Info) {
 	m := n.img
 	t.mu.Lock()
 	n.info = info
@@ -124,14 +124,9 @@ func (t *Tree) published(ctx context.Context, n *node, snap snapshot, info Info)
 	}
 	t.mu.Unlock()
 	m.mu.Lock()
-	staged := m.stageKey
 	src, up, key := m.rebaseLocked(snap, info)
 	m.mu.Unlock()
 	t.discard(src, up, key)
-	if staged == "" || staged == info.Key {
-		return nil
-	}
-	return wrap("forget sync of", staged, t.objects.Discard(ctx, staged, n.ino))
 }
 
 // adoptLocked gives a file that was replaced elsewhere its name back after it replaced that in turn.
@@ -483,21 +478,12 @@ func (t *Tree) restage(ctx context.Context, n *node) error {
 		return nil
 	}
 	m.mu.Lock()
-	was := m.stageKey
+	staged := m.stageKey != ""
 	m.mu.Unlock()
-	if was == "" {
+	if !staged {
 		return nil
 	}
-	if err := t.stage(ctx, n); err != nil {
-		return err
-	}
-	t.mu.Lock()
-	key, ino := n.key(), n.ino
-	t.mu.Unlock()
-	if key == was {
-		return nil
-	}
-	return wrap("forget sync of", was, t.objects.Discard(ctx, was, ino))
+	return t.stage(ctx, n)
 }
 
 // forgetStage drops the stage of a file that will not be published. After an error it can be called again.

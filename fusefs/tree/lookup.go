@@ -182,7 +182,7 @@ func (t *Tree) upsertLocked(dir *node, c childName, info Info) *node {
 		n = t.add(dir, c.name, c.dir, ino)
 	}
 	if n.opens == 0 || c.dir {
-		n.info = info
+		n.info, n.moved = info, false
 	}
 	return n
 }

@@ -95,7 +95,8 @@ type Objects interface {
 	// fills p or returns io.EOF with what there is.
 	ReadPart(ctx context.Context, key string, up Upload, n int, p []byte, off int64) (int, error)
 	// Stage makes f durable without publishing it (fsync): after it returns, the content survives the death of
-	// everything, and is published when this mount's session ends without a Publish or a Discard.
+	// everything, and is published when this mount's session ends without a Publish or a Discard. An inode has one
+	// stage: another one replaces it, also under another key, and Publish and Discard end it whatever its key.
 	Stage(ctx context.Context, f File) error
 	// Discard forgets the stage of an inode.
 	Discard(ctx context.Context, key string, inode uint64) error

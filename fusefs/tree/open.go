@@ -37,10 +37,19 @@ func newInode() uint64 {
 	}
 }
 
-// acquire holds the image of n; leaveImage gives it back.
-func (t *Tree) acquire(n *node) (*image, error) {
+// acquire holds the image of n; leaveImage gives it back. A file that moved with its directory has another version there:
+// most opens come after a lookup, which asked for it already.
+func (t *Tree) acquire(ctx context.Context, n *node) (*image, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for n.moved && n.img == nil && !n.dir && !n.gone() {
+		t.mu.Unlock()
+		err := t.refresh(ctx, n)
+		t.mu.Lock()
+		if err != nil {
+			return nil, err
+		}
+	}
 	if n.dir {
 		return nil, ErrIsDir
 	}
@@ -107,12 +116,9 @@ func (t *Tree) Open(ctx context.Context, id uint64, flags uint32, kill bool) (Op
 			return Opened{}, err
 		}
 	}
-	if err := t.catchUp(ctx, n); err != nil {
-		return Opened{}, err
-	}
 	// A commit that a close before has started is waited for.
 	n.commit.Lock()
-	m, err := t.acquire(n)
+	m, err := t.acquire(ctx, n)
 	n.commit.Unlock()
 	if err != nil {
 		return Opened{}, err
@@ -123,18 +129,6 @@ func (t *Tree) Open(ctx context.Context, id uint64, flags uint32, kill bool) (Op
 		}
 	}
 	return t.open(n, m, flags), nil
-}
-
-// catchUp asks for the version of a file that moved with its directory: it has another id there. Most opens come after a
-// lookup, which asked already.
-func (t *Tree) catchUp(ctx context.Context, n *node) error {
-	t.mu.Lock()
-	needed := n.moved && n.img == nil
-	t.mu.Unlock()
-	if !needed {
-		return nil
-	}
-	return t.refresh(ctx, n)
 }
 
 func (t *Tree) open(n *node, m *image, flags uint32) Opened {
@@ -254,7 +248,20 @@ func (t *Tree) Read(ctx context.Context, id uint64, p []byte, off int64) (int, e
 	if t.config.ReadMemory < 0 {
 		w = nil
 	}
-	return m.read(ctx, w, p, off)
+	for attempt := 1; ; attempt++ {
+		n, err := m.read(ctx, w, p, off)
+		if !errors.Is(err, ErrStale) || attempt == attempts {
+			return n, err
+		}
+		// A publish or a rename of this file may have replaced the version in the store, and not yet here.
+		h.node.waitCommit()
+	}
+}
+
+// waitCommit returns after the commit that is under way.
+func (n *node) waitCommit() {
+	n.commit.Lock()
+	defer n.commit.Unlock()
 }
 
 // Write puts p at off, or at the end for a handle opened with O_APPEND. It waits for memory.

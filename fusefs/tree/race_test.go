@@ -351,6 +351,35 @@ func TestARenameWhoseAnswerWasLostIsDone(t *testing.T) {
 	f.want(f.Rename(t.Context(), 1, "b", 1, "c", 0), tree.ErrNotExist) // that one was not done
 }
 
+// What was synced goes with its file, and is there under its last name when the mount dies.
+func TestASyncFollowsARename(t *testing.T) {
+	for name, rename := range map[string]func(f *mount, dir uint64) (key string){
+		"file": func(f *mount, dir uint64) string {
+			f.must(f.Rename(t.Context(), dir, "f", dir, "g", 0))
+			return "d/g"
+		},
+		"directory": func(f *mount, _ uint64) string {
+			f.must(f.Rename(t.Context(), 1, "d", 1, "e", 0))
+			return "e/f"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := setup(t)
+			dir := f.mkdir(1, "d")
+			e, h := f.create(dir.Node, "f")
+			f.write(h, "synced", 0)
+			f.must(f.Fsync(t.Context(), h))
+			key := rename(f, dir.Node)
+			if data, ok := f.m.Staged(key, e.Stat.Inode); !ok || string(data) != "synced" {
+				t.Errorf("the store has %q for %s: %v", data, key, ok)
+			}
+			f.m.EndSession()
+			f.wantData(key, "synced")
+			f.close(h)
+		})
+	}
+}
+
 // What a small file has synced is published when the mount dies only if nobody stored something newer.
 func TestASyncedSmallFileDoesNotReplaceANewerVersion(t *testing.T) {
 	for name, create := range map[string]bool{"created": true, "changed": false} {

@@ -22,7 +22,7 @@ type Model struct {
 	mu      sync.Mutex
 	current map[string]*object
 	uploads map[tree.Upload]map[int][]byte
-	stages  map[stageKey]tree.File
+	stages  map[uint64]tree.File // by inode
 	next    int
 	open    int
 	calls   map[string]int
@@ -36,16 +36,11 @@ type object struct {
 	data []byte
 }
 
-type stageKey struct {
-	key   string
-	inode uint64
-}
-
 // NewModel makes an empty bucket.
 func NewModel() *Model {
 	return &Model{
 		current: map[string]*object{}, uploads: map[tree.Upload]map[int][]byte{},
-		stages: map[stageKey]tree.File{}, calls: map[string]int{},
+		stages: map[uint64]tree.File{}, calls: map[string]int{},
 	}
 }
 

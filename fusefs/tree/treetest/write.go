@@ -145,16 +145,16 @@ func (m *Model) Stage(ctx context.Context, f tree.File) error {
 	}
 	// A stage keeps its bytes by itself, whatever becomes of the upload.
 	f.Pieces, f.Data = nil, data
-	m.stages[stageKey{f.Key, f.Inode}] = f
+	m.stages[f.Inode] = f
 	return nil
 }
 
-// Staged is the content that fsync made durable for an inode.
+// Staged is the content that fsync made durable for an inode, to be published as key.
 func (m *Model) Staged(key string, inode uint64) ([]byte, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f, ok := m.stages[stageKey{key, inode}]
-	return f.Data, ok
+	f, ok := m.stages[inode]
+	return f.Data, ok && f.Key == key
 }
 
 // Discard implements tree.Objects.
@@ -164,7 +164,7 @@ func (m *Model) Discard(ctx context.Context, key string, inode uint64) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.stages, stageKey{key, inode})
+	delete(m.stages, inode)
 	return nil
 }
 
@@ -187,7 +187,7 @@ func (m *Model) Publish(ctx context.Context, f tree.File) (tree.Info, error) {
 	}
 	info := m.commit(f.Key, data, f.Attr)
 	m.publish = append(m.publish, info)
-	delete(m.stages, stageKey{f.Key, f.Inode})
+	delete(m.stages, f.Inode)
 	return info, nil
 }
 
