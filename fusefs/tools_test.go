@@ -267,3 +267,26 @@ with open('f','r+b') as f:
 		t.Error("the mapped write is not in the object")
 	}
 }
+
+// What SEMANTICS.md lists among the exceptions.
+func TestExceptionsAreAsTheyAreWritten(t *testing.T) {
+	s := serve(t, fusefs.Config{})
+	s.need("perl", "python3")
+	s.sh(`
+mkdir -p d/sub/deep; touch d/sub/deep/leaf
+[ "$(stat -c %h d)" = 2 ]
+perl -MFile::Find -e 'find(sub { print "$File::Find::name\n" }, "d")' | grep -qx d/sub/deep/leaf
+n=$(printf %0255d 0); mkdir -p "$n/$n/$n"
+touch "$n/$n/$n/$(printf %0255d 1)" # 1,023 bytes
+mkdir "$n/$n/$n/$(printf %0254d 2)" # 1,022 and its slash
+touch "$n/$n/$n/$(printf %0254d 2)/x" # 1,024
+! touch "$n/$n/$n/$(printf %0254d 2)/xy" 2> $T/long
+grep -q 'File name too long' $T/long
+touch suid; chmod 4755 suid
+python3 -c 'import os; os.chown("suid", -1, -1)'
+[ "$(stat -c %a suid)" = 4755 ]
+touch -d 2020-01-01 old; was=$(stat -c %Z old); sleep 1.1; mv old new
+[ "$(stat -c %Z new)" -gt "$was" ]
+[ "$(stat -c %Y new)" = "$(date -d 2020-01-01 +%s)" ]
+`)
+}

@@ -198,23 +198,25 @@ func TestACommitNamesOnlyPartsThatAreStored(t *testing.T) {
 	f.m.Put("f", make([]byte, 1<<20))
 	_, h := f.open("f", syscall.O_RDWR)
 	_, h2 := f.open("f", syscall.O_RDWR)
-	for i := range 50 {
-		var first atomic.Bool
-		entered, fail := make(chan struct{}), make(chan struct{})
-		o.part = func(key string, up tree.Upload, n int, data []byte) error {
-			if first.CompareAndSwap(false, true) {
-				close(entered)
-				<-fail
-				return injected
-			}
-			<-time.After(time.Millisecond) // there is time for the commit to go wrong
-			return o.store(t.Context(), key, up, n, data)
+	type attempt struct{ entered, fail chan struct{} }
+	var next atomic.Pointer[attempt] // the one that fails
+	o.part = func(key string, up tree.Upload, n int, data []byte) error {
+		if a := next.Swap(nil); a != nil {
+			close(a.entered)
+			<-a.fail
+			return injected
 		}
+		<-time.After(time.Millisecond) // there is time for the commit to go wrong
+		return o.store(context.Background(), key, up, n, data)
+	}
+	for i := range 50 {
+		first := &attempt{make(chan struct{}), make(chan struct{})}
+		next.Store(first)
 		f.write(h, "x", int64(i*100))
 		flushed := make(chan error, 1)
 		go func() { flushed <- f.Flush(context.Background(), h) }()
-		<-entered
-		close(fail)
+		<-first.entered
+		close(first.fail)
 		var err error
 		for k, over := 0, false; !over; k++ {
 			select {
@@ -231,7 +233,6 @@ func TestACommitNamesOnlyPartsThatAreStored(t *testing.T) {
 			t.Fatalf("flush %d: %v", i, err)
 		}
 	}
-	o.part = nil
 	f.close(h2)
 	f.close(h)
 }
