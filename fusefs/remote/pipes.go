@@ -23,6 +23,8 @@ const (
 	pipeAge = pipeLife / 2
 	// pipeRefused is how long a client asks by HTTP requests after the way to the gateway let no pipe through.
 	pipeRefused = time.Minute
+	// pipeBusy is how long it does so after a gateway that is starting, or has too many pipes.
+	pipeBusy = 2 * time.Second
 )
 
 // pipes are the open pipes of a client that wait for a question; one that is asked is with its asker.
@@ -77,8 +79,12 @@ func (c *Client) dialPipe(ctx context.Context, base string) (*pipe, error) {
 	}
 	conn, ok := res.Body.(io.ReadWriteCloser)
 	if res.StatusCode != http.StatusSwitchingProtocols || !ok {
+		wait := pipeRefused
+		if res.StatusCode == http.StatusServiceUnavailable {
+			wait = pipeBusy
+		}
 		c.pipes.mu.Lock()
-		c.pipes.refused = time.Now().Add(pipeRefused)
+		c.pipes.refused = time.Now().Add(wait)
 		c.pipes.mu.Unlock()
 		return nil, res.Body.Close()
 	}

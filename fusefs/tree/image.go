@@ -359,13 +359,31 @@ func (m *image) readOnce(ctx context.Context, w *windows, p []byte, off int64) (
 			break
 		}
 	}
+	if errors.Is(err, ErrNotExist) {
+		// The store does not hold the version open any more; under its present name it may still be there.
+		m.forget(src)
+		err = fmt.Errorf("%w: %v", ErrStale, err)
+	}
 	if cerr := src.release(); err == nil {
 		err = cerr
 	}
 	if err != nil {
-		return 0, epoch, wrap("read", m.base.Key, err)
+		return 0, epoch, wrap("read", src.Info().Key, err)
 	}
 	return len(p), epoch, nil
+}
+
+// forget makes the next read open the base version again.
+func (m *image) forget(src *source) {
+	m.mu.Lock()
+	ours := m.src == src
+	if ours {
+		m.src = nil
+	}
+	m.mu.Unlock()
+	if ours {
+		m.tree.discard(src, "", "")
+	}
 }
 
 // readStored reads extents whose bytes are parts of the upload by now into p, which stands at off. It ends the holds on

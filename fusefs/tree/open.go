@@ -253,7 +253,8 @@ func (t *Tree) Read(ctx context.Context, id uint64, p []byte, off int64) (int, e
 		if !errors.Is(err, ErrStale) || attempt == attempts {
 			return n, err
 		}
-		// A publish or a rename of this file may have replaced the version in the store, and not yet here.
+		// A publish or a rename of this file may have replaced the version in the store, and not yet here; or the store
+		// does not hold the version open any more.
 		h.node.waitCommit()
 	}
 }

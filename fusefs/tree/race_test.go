@@ -24,6 +24,31 @@ type flaky struct {
 	publish func(tree.File) (tree.Info, error)
 	stage   func(tree.File) error
 	rename  func(from, to string) (tree.Info, error)
+	starts  atomic.Int64
+}
+
+// restart makes the store forget which versions are open.
+func (o *flaky) restart() { o.starts.Add(1) }
+
+type held struct {
+	tree.Reader
+	o     *flaky
+	start int64
+}
+
+func (r held) ReadAt(p []byte, off int64) (int, error) {
+	if r.o.starts.Load() != r.start {
+		return 0, tree.ErrNotExist
+	}
+	return r.Reader.ReadAt(p, off)
+}
+
+func (o *flaky) Open(ctx context.Context, key string, v tree.Version) (tree.Reader, error) {
+	r, err := o.Model.Open(ctx, key, v)
+	if err != nil {
+		return nil, err
+	}
+	return held{r, o, o.starts.Load()}, nil
 }
 
 func (o *flaky) Part(ctx context.Context, key string, up tree.Upload, n int, body io.ReadSeeker, size int64) error {
@@ -623,6 +648,33 @@ func TestAFileIsOpenedWhileItsDirectoryMoves(t *testing.T) {
 	}
 	f.close(other)
 	f.wantData("e/other", "x")
+}
+
+// A gateway that restarted does not hold versions open. One that is still there is opened again, under its present name.
+func TestAnOpenFileIsReadOnAfterARestart(t *testing.T) {
+	f, o := setupFlaky(t)
+	content := strings.Repeat("content", 500_000)
+	f.m.Put("f", []byte(content))
+	f.m.Put("gone", []byte(content))
+	_, h := f.open("f", syscall.O_RDONLY)
+	_, gone := f.open("gone", syscall.O_RDONLY)
+	buf := make([]byte, 10)
+	for _, h := range []uint64{h, gone} {
+		if _, err := f.Read(t.Context(), h, buf, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.must(f.Rename(t.Context(), 1, "f", 1, "g", 0))
+	f.must(f.Unlink(t.Context(), 1, "gone"))
+	o.restart()
+	if f.read(h) != content {
+		t.Error("the file reads otherwise")
+	}
+	_, err := f.Read(t.Context(), gone, buf, 0)
+	f.want(err, tree.ErrStale)
+	f.close(h)
+	f.close(gone)
+	f.wantNoLeftovers()
 }
 
 // Emptying what is empty is a change too.
