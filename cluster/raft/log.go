@@ -29,6 +29,9 @@ const maxFrameBody = 8 << 20
 // not a drive.
 const patience = 10
 
+// stepsToSlow is how many steps are counted until a drive is slow.
+const stepsToSlow = 4
+
 // mirroredLog is the log of every group of a peer: one chain of frames, alike on every member of the mirror set.
 //
 // At most one append is in flight, and it is acknowledged when every member has it. So when any copy holds frame n+1,
@@ -219,12 +222,11 @@ func (l *mirroredLog) await(ids []cluster.DriveID, begin func(answer func(cluste
 	answers := make(chan outcome, len(ids))
 	waiting := slices.Clone(ids)
 	begin(func(id cluster.DriveID, err error) { answers <- outcome{id, err} })
-	late, end := time.NewTimer(l.slow), time.NewTimer(patience*l.slow)
-	defer late.Stop()
-	defer end.Stop()
-	lateNow := false
-	for len(waiting) > 0 {
-		if lateNow && len(done) > len(ids)/2 {
+	// Steps are counted instead of looking at a clock: while this process stands still, its drives are not late.
+	ticker := time.NewTicker(l.slow / stepsToSlow)
+	defer ticker.Stop()
+	for steps := 0; len(waiting) > 0; {
+		if steps >= patience*stepsToSlow || steps >= stepsToSlow && len(done) > len(ids)/2 {
 			break
 		}
 		select {
@@ -235,13 +237,9 @@ func (l *mirroredLog) await(ids []cluster.DriveID, begin func(answer func(cluste
 			} else {
 				done = append(done, a.id)
 			}
-			continue
-		case <-late.C:
-			lateNow = true
-			continue
-		case <-end.C:
+		case <-ticker.C:
+			steps++
 		}
-		break
 	}
 	for _, id := range waiting {
 		failed[id] = errSlow
