@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -114,6 +115,34 @@ func during(t *testing.T, s *testkit.Server, l *ledger, change func()) {
 func drivesUp(t *testing.T, s *testkit.Server, want int) {
 	t.Helper()
 	testkit.Poll(t, 30*time.Second, fmt.Sprint(want, " drives up"), func() bool { return status(t, s).DrivesUp == want })
+}
+
+// A server that stood still, as one in a virtual machine that was frozen, does not take its drives for dead.
+func TestAServerThatStoodStillGoesOn(t *testing.T) {
+	s := testkit.Up(t, testkit.Options{})
+	s.MakeBucket("load")
+	l := newLedger(t, "load")
+	signal := func(sig syscall.Signal) {
+		t.Helper()
+		if err := syscall.Kill(s.PID(), sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	during(t, s, l, func() {
+		signal(syscall.SIGSTOP)
+		defer signal(syscall.SIGCONT)
+		before := len(l.keys())
+		pause := time.NewTimer(12 * time.Second) // longer than the log waits for a drive
+		<-pause.C
+		if n := len(l.keys()) - before; n > 4 {
+			t.Errorf("%d writes began while the server stood still", n)
+		}
+	})
+	drivesUp(t, s, 12)
+	if out := s.Output(); strings.Contains(out, "log mirror dropped") || strings.Contains(out, "interrupted") {
+		t.Errorf("the server took its drives for dead:\n%s", out)
+	}
+	l.audit(s)
 }
 
 func TestDrivesMovedAwayUnderLoad(t *testing.T) {
