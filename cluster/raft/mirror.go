@@ -198,7 +198,7 @@ func (d *drive) inPlace() error {
 	return nil
 }
 
-// begin opens a segment for appending. Caller holds io.
+// begin opens a segment for appending; its name is durable then. Caller holds io.
 func (d *drive) begin(number uint64, size int64) error {
 	if err := d.closeSegment(); err != nil {
 		return err
@@ -215,6 +215,10 @@ func (d *drive) begin(number uint64, size int64) error {
 		return err
 	}
 	info, err := file.Stat()
+	if err == nil {
+		// Whoever made the segment may have failed or died between its name and the sync of the name.
+		err = d.fs.SyncDir(d.dir + logDir)
+	}
 	if err != nil {
 		return errors.Join(err, file.Close())
 	}

@@ -1,0 +1,93 @@
+package raft
+
+import (
+	"slices"
+	"syscall"
+	"testing"
+
+	"github.com/holdfast/holdfast/cluster/vfs"
+)
+
+// TestWhatAKilledProcessLeftSurvivesAPowerLoss kills a host under load, opens it again, and cuts the power: what was
+// acknowledged in either life is there, and so is what the second life had read from page caches and shown.
+func TestWhatAKilledProcessLeftSurvivesAPowerLoss(t *testing.T) {
+	t.Parallel()
+	runs := 150
+	if testing.Short() {
+		runs = 15
+	}
+	acked, shown := 0, 0
+	for seed := range uint64(runs) {
+		f := vfs.NewMemory(seed)
+		b := newBench(t, f, 12)
+		h := b.bootstrap(t)
+		first := startLoad(h, 4, 2*seed)
+		target := 100 + int(seed*37%200)
+		eventually(t, "load is acknowledged", func() bool { return first.count() >= target })
+		if seed%3 == 0 { // the keeper stands between the name of a segment and its sync
+			hang := f.Inject(vfs.Rule{Op: vfs.OpSyncDir, Path: logDir, Hang: true})
+			eventually(t, "a segment is made", func() bool { return hang.Fired() >= 5 })
+		}
+		f = f.Kill()
+		first.end()
+		closeDead(t, h)
+		b = b.on(f)
+		h = b.open(t)
+		seen, err := items(h, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		second := startLoad(h, 1+int(seed%4), 2*seed+1)
+		target = int(seed % 3 * 40)
+		eventually(t, "load is acknowledged again", func() bool { return second.count() >= target })
+		f = f.Crash()
+		second.end()
+		closeDead(t, h)
+		h = b.on(f).open(t)
+		list, err := items(h, 1)
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if err := checkLives([]*load{first, second}, list); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if len(list) < len(seen) || !slices.Equal(list[:len(seen)], seen) {
+			t.Fatalf("seed %d: %d commands were shown after the kill, %d are there after the power loss", seed, len(seen), len(list))
+		}
+		acked, shown = acked+len(first.acked)+len(second.acked), shown+len(seen)
+		closeHost(t, h)
+	}
+	t.Logf("%d acknowledged and %d shown commands survived %d runs", acked, shown, runs)
+}
+
+// TestASegmentWhoseNameIsNotDurableTakesNoAppend fails every sync of the log directories: a segment made meanwhile has a
+// name that a power loss takes away, with all that was appended to it.
+func TestASegmentWhoseNameIsNotDurableTakesNoAppend(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(10) {
+		f := vfs.NewMemory(seed)
+		b := newBench(t, f, 12)
+		h := b.bootstrap(t)
+		fault := f.Inject(vfs.Rule{Op: vfs.OpSyncDir, Path: logDir, Err: syscall.EIO})
+		l := startLoad(h, 4, seed)
+		eventually(t, "several segments are filled or the log ends", func() bool { return l.count() >= 1500 || h.Failed() != nil })
+		if fault.Fired() == 0 || l.count() == 0 {
+			t.Fatalf("%d syncs failed, %d commands were acknowledged", fault.Fired(), l.count())
+		}
+		f = f.Crash()
+		l.end()
+		closeDead(t, h)
+		h, err := Open(testContext(t), b.on(f).config)
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		list, err := items(h, 1)
+		if err == nil {
+			err = l.check(list)
+		}
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		closeHost(t, h)
+	}
+}
