@@ -1,7 +1,9 @@
 package raft
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -58,6 +60,60 @@ func TestWhatAKilledProcessLeftSurvivesAPowerLoss(t *testing.T) {
 		closeHost(t, h)
 	}
 	t.Logf("%d acknowledged and %d shown commands survived %d runs", acked, shown, runs)
+}
+
+// TestASyncThatFailsOnEveryMirrorLosesNothingAcknowledged fails the sync of one append on all mirrors at once, as one
+// device under all directories does. Page caches then show a frame that no medium holds and no later sync writes. The
+// host goes on, in the same process or in the next, and then the power is cut.
+func TestASyncThatFailsOnEveryMirrorLosesNothingAcknowledged(t *testing.T) {
+	t.Parallel()
+	runs := 60
+	if testing.Short() {
+		runs = 10
+	}
+	for seed := range uint64(runs) {
+		f := vfs.NewMemory(seed)
+		b := newBench(t, f, 12)
+		h := b.bootstrap(t)
+		long := strings.Repeat("y", 9000) // pages of its own, which the next append does not write again
+		for i := range 1 + int(seed%12) {
+			propose(t, h, 1, fmt.Sprintf("%d%s", i, long[:i*700]))
+		}
+		fault := f.Inject(vfs.Rule{Op: vfs.OpSync, Path: segmentSuffix, Err: syscall.EIO, Times: 5})
+		if _, err := h.Group(1).Propose(testContext(t), []byte("hit"+long)); err == nil {
+			t.Fatal("an append that failed everywhere was acknowledged")
+		}
+		if fault.Fired() != 5 {
+			t.Fatalf("%d syncs failed", fault.Fired())
+		}
+		if seed%2 == 0 {
+			f = f.Kill()
+			closeDead(t, h)
+			h = b.on(f).open(t)
+		}
+		eventually(t, "the host goes on", func() bool {
+			_, err := h.Group(1).Propose(testContext(t), fmt.Appendf(nil, "long%s", long))
+			return err == nil
+		})
+		seen, err := items(h, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f = f.Crash()
+		closeDead(t, h)
+		h, err = Open(testContext(t), b.on(f).config)
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		list, err := items(h, 1)
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if len(list) < len(seen) || !slices.Equal(list[:len(seen)], seen) {
+			t.Fatalf("seed %d: %d commands were shown, %d are there after the power loss", seed, len(seen), len(list))
+		}
+		closeHost(t, h)
+	}
 }
 
 // TestASegmentWhoseNameIsNotDurableTakesNoAppend fails every sync of the log directories: a segment made meanwhile has a

@@ -24,6 +24,7 @@
 //	before any mirror has the frame                no copy of frame n+1               the log ends with n; nobody was told
 //	while mirrors write it                         torn copies                        as above; the place is overwritten
 //	after some mirrors have it                     whole on some                      kept, written to the others
+//	the process dies, or every sync fails          whole in page caches               kept, written again and synced
 //	after all have it, before the answer           whole on all                       kept: the proposer does not know
 //	between header and first frame of a segment    frame without a header             the header follows from the frame before
 //	while the state DB writes                      a prefix of the batches            the log is replayed from its applied index

@@ -53,6 +53,7 @@ type mirroredLog struct {
 	// promised is the highest ballot seen.
 	promised uint64
 	segments []segmentHead // those that are retained, oldest first
+	tail     tail          // what was read last, until it is durable
 	bytes    int64         // appended since the log was opened
 	settled  bool          // the last frame proves the one before
 	failure  error

@@ -213,8 +213,8 @@ func (o *opened) read(keep map[GroupID]uint64) error {
 	return nil
 }
 
-// adopt makes the log ready for appends: hurt copies are rewritten, and drives that are missing or new go out of or
-// into the set.
+// adopt makes the log ready for appends: hurt copies are rewritten, the last frame is made durable, and drives that are
+// missing or new go out of or into the set.
 func (o *opened) adopt() error {
 	l := o.log
 	left, err := l.heal(o.members, o.damaged)
@@ -223,6 +223,10 @@ func (o *opened) adopt() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if left, err = l.confirm(left); err != nil {
+		return err
+	}
+	l.tail = tail{}
 	l.noted = l.set
 	if o.uneven || !slices.Equal(l.reachable(), l.set.electorate) || len(left) < len(l.set.members) {
 		return l.changeSet(left)

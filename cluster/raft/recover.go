@@ -23,6 +23,9 @@ import (
 //     idle, so a missing last frame with content is one whose append was cut off by the crash.
 //  3. A frame that is whole on one member only was perhaps never acknowledged; it is kept and written to the others.
 //     That is allowed, since its proposer does not know the outcome.
+//  4. The last frame may stand in page caches alone: its process was killed before the sync, or the sync failed on every
+//     member, after which no later sync would write it. So it is written and synced again before anything follows it;
+//     else a power loss could leave the next frame without it, which looks like damage (rule 2).
 //
 // Nothing is written until all of it is read and proved.
 
@@ -106,9 +109,11 @@ func (l *mirroredLog) walk(members []cluster.DriveID, visit func(seq uint64, r r
 		if len(v.hurt) > 0 {
 			damaged = append(damaged, head)
 		}
-		if err := visitFrames(v, l.cluster, visit); err != nil {
+		at, err := visitFrames(v, l.cluster, visit)
+		if err != nil {
 			return nil, err
 		}
+		l.tail = tail{at: place{segment: head.number, off: at}, data: v.data[at:v.end]}
 		l.segments = append(l.segments, head)
 		l.last, l.digest = v.last, v.digest
 		l.next = place{segment: head.number, off: v.end}
@@ -144,19 +149,28 @@ func (l *mirroredLog) headless(members []cluster.DriveID) (segmentHead, bool) {
 	return segmentHead{}, false
 }
 
-// visitFrames calls visit for the records of a view.
-func visitFrames(v segmentView, id cluster.ClusterID, visit func(seq uint64, r record) error) error {
+// tail is what the last append wrote: the last frame, with the header of its segment where it is the first in it.
+type tail struct {
+	at   place
+	data []byte
+}
+
+// visitFrames calls visit for the records of a view. It returns where the append of the last frame began.
+func visitFrames(v segmentView, id cluster.ClusterID, visit func(seq uint64, r record) error) (at int64, err error) {
 	for off := int64(segmentHeader); off < v.end; {
 		f, err := decodeFrame(v.data[off:v.end], id, place{v.head.number, off})
 		if err != nil {
-			return fmt.Errorf("segment %d byte %d: %w", v.head.number, off, err)
+			return 0, fmt.Errorf("segment %d byte %d: %w", v.head.number, off, err)
 		}
 		if err := f.records(func(r record) error { return visit(f.seq, r) }); err != nil {
-			return err
+			return 0, err
+		}
+		if off > segmentHeader {
+			at = off
 		}
 		off += f.size
 	}
-	return nil
+	return at, nil
 }
 
 // noLaterSegment looks for frames in segments after the last one whose header is damaged on every member.
@@ -207,6 +221,21 @@ func (l *mirroredLog) heal(members []cluster.DriveID, damaged []segmentHead) (le
 	}
 	if len(left) == 0 {
 		return nil, fmt.Errorf("%w: no mirror can be written", ErrLogLost)
+	}
+	return left, nil
+}
+
+// confirm writes the last frame again on every member, synced. A drive that does not take it is dropped.
+func (l *mirroredLog) confirm(members []cluster.DriveID) (left []cluster.DriveID, err error) {
+	_, failed := l.writeMembers(members, l.tail.at, l.tail.data)
+	left = slices.Clone(members)
+	for id, err := range failed {
+		l.log.Warn("log mirror dropped", "drive", l.drives[id].String(), "err", err)
+		l.up[id] = false
+		left = without(left, []cluster.DriveID{id})
+	}
+	if len(left) == 0 {
+		return nil, fmt.Errorf("%w: no mirror can be written: %w", ErrLogLost, errors.Join(values(failed)...))
 	}
 	return left, nil
 }
