@@ -92,7 +92,7 @@ func TestEveryFlippedByteReadsRight(t *testing.T) {
 	if err := b.config.complete(); err != nil {
 		t.Fatal(err)
 	}
-	o, err := findLog(b.config, b.config.Mirrors)
+	o, err := findLog(newLog(b.config, b.config.Mirrors))
 	if err != nil {
 		t.Fatal(err)
 	}

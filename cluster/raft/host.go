@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +43,7 @@ type Host struct {
 	known    map[GroupID]bool           // the groups of this peer
 	serving  bool                       // proposals may go to the worker
 	mirrors  map[cluster.DriveID]Mirror // the drives that are here
+	left     []*drive                   // of logs that were given up: operations hang on them
 	waiting  inbox
 	pending  map[uint64]*proposal // handed to Raft, not applied yet
 	nextID   uint64
@@ -174,6 +176,7 @@ func (h *Host) supervise(ctx context.Context, c *core, opened chan<- error) {
 			h.mu.Unlock()
 			return
 		}
+		h.leave(c.log)
 		if closeErr != nil {
 			h.config.Log.Warn("raft host closed its log with an error", "err", closeErr)
 		}
@@ -274,14 +277,37 @@ func (h *Host) rest() bool {
 	return true
 }
 
+// here lists the drives that are here and on which nothing hangs.
 func (h *Host) here() []Mirror {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var list []Mirror
 	for _, m := range h.mirrors {
-		list = append(list, m)
+		if !h.hangs(m.Drive) {
+			list = append(list, m)
+		}
 	}
 	return list
+}
+
+// leave notes the drives of a log that was given up on which an operation hangs. A write that comes late would replace
+// what the next log has written there, so that one does without them until they have answered.
+func (h *Host) leave(l *mirroredLog) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, d := range l.drives {
+		if d.retireHandle() != nil {
+			h.left = append(h.left, d)
+			h.config.Log.Warn("drive is left out until it answers", "drive", d.String(), "err", errHangs)
+		}
+	}
+}
+
+// hangs tells whether an operation of a log that was given up hangs on a drive. Caller holds mu; nothing here waits,
+// and what is closed is at most the segment of a drive that has just answered.
+func (h *Host) hangs(id cluster.DriveID) bool {
+	h.left = slices.DeleteFunc(h.left, func(d *drive) bool { return d.id == id && d.retireHandle() == nil })
+	return slices.ContainsFunc(h.left, func(d *drive) bool { return d.id == id })
 }
 
 // fail refuses everything that waits. Commands in Raft's hands may still be applied later.
@@ -422,14 +448,15 @@ func (h *Host) DriveDown(id cluster.DriveID) {
 func (h *Host) DriveUp(m Mirror) {
 	h.mu.Lock()
 	h.mirrors[m.Drive] = m
+	hangs := h.hangs(m.Drive)
 	h.mu.Unlock()
 	select {
 	case h.returned <- struct{}{}:
 	default:
 	}
 	c := h.core.Load()
-	if c == nil {
-		return
+	if c == nil || hangs {
+		return // the keeper asks again
 	}
 	d, err := newDrive(h.config.FS, m)
 	if err == nil {

@@ -147,12 +147,12 @@ func (l *mirroredLog) drivesOf(ids []cluster.DriveID) []*drive {
 }
 
 // findLog finds the newest mirror set and its members that are here. It writes nothing.
-func findLog(c Config, mirrors []Mirror) (*opened, error) {
-	l := newLog(c, mirrors)
+func findLog(l *mirroredLog) (*opened, error) {
+	here := len(l.up)
 	papers, blank := l.readPapers()
 	set, err := judge(papers)
 	if errors.Is(err, ErrNotBootstrapped) && !blank {
-		err = fmt.Errorf("%w: %d drives cannot be read and the others know no mirror set", ErrLogLost, len(mirrors)-len(papers))
+		err = fmt.Errorf("%w: %d drives cannot be read and the others know no mirror set", ErrLogLost, here-len(papers))
 	}
 	if err != nil {
 		return nil, err
@@ -235,9 +235,15 @@ func (o *opened) adopt() error {
 }
 
 // openCore opens log and state. Nothing is written before the log is proved.
-func openCore(h *Host, mirrors []Mirror, fresh bool) (*core, error) {
+func openCore(h *Host, mirrors []Mirror, fresh bool) (_ *core, err error) {
 	c := h.config
-	o, err := findLog(c, mirrors)
+	l := newLog(c, mirrors)
+	defer func() {
+		if err != nil {
+			h.leave(l)
+		}
+	}()
+	o, err := findLog(l)
 	if err != nil {
 		return nil, err
 	}
