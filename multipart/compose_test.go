@@ -20,6 +20,7 @@ type file struct {
 	bucket  metadata.BucketID
 	key     string
 	session uint64
+	writes  uint64 // numbers given to writes of the session
 
 	base   metadata.VersionID // of the last publish; zero: none
 	size   int64              // of the base
@@ -60,6 +61,12 @@ func (f *file) abort() {
 	f.upload, f.parts = metadata.Upload{}, 0
 }
 
+// op numbers the next write of the file's session.
+func (f *file) op() metadata.Op {
+	f.writes++
+	return metadata.Op{Session: f.session, Seq: f.writes}
+}
+
 // cut returns the pieces of the bytes lo..hi.
 func cut(pieces []multipart.Piece, lo, hi int64) (out []multipart.Piece) {
 	at := int64(0)
@@ -82,7 +89,7 @@ func (f *file) write(off, n int64) {
 	f.k.T.Helper()
 	if f.upload.ID.IsZero() {
 		u, err := f.k.Store.CreateUpload(f.k.T.Context(), multipart.CreateUpload{
-			Bucket: f.bucket, Key: f.key, Internal: true, Op: f.k.Store.NextOp(f.session),
+			Bucket: f.bucket, Key: f.key, Internal: true, Op: f.op(),
 		})
 		if err != nil {
 			f.k.T.Fatal(err)
@@ -114,7 +121,7 @@ func (f *file) truncate(n int64) {
 func (f *file) compose() multipart.Compose {
 	return multipart.Compose{
 		Bucket: f.bucket, Key: f.key, Upload: f.upload.ID, UploadKey: f.upload.Key, Pieces: f.pieces,
-		If: metadata.If{Base: f.base, NoBase: f.base.IsZero()}, Op: f.k.Store.NextOp(f.session),
+		If: metadata.If{Base: f.base, NoBase: f.base.IsZero()}, Op: f.op(),
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -48,8 +47,7 @@ type Store struct {
 	open openObjects
 
 	mu      sync.Mutex
-	ops     map[uint64]uint64 // session: the last sequence number given out
-	session uint64            // of this process's readers that need holds; 0: none opened yet
+	session uint64 // of this process's readers that need holds; 0: none opened yet
 }
 
 // New returns a Store. Its background work runs in Run.
@@ -183,26 +181,8 @@ func (s *Store) RenewSession(ctx context.Context, id uint64) error {
 	return s.catalog.RenewSession(ctx, id)
 }
 
-// NextOp numbers the next write of a session. Numbers begin at the time in microseconds and twelve random bits: they go
-// on upwards when a session outlives this process, and even after the clock was set back none is used twice.
-func (s *Store) NextOp(session uint64) metadata.Op {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ops == nil {
-		s.ops = make(map[uint64]uint64)
-	}
-	if s.ops[session] == 0 {
-		s.ops[session] = uint64(s.now().UnixMicro())<<12 | rand.Uint64N(1<<12)
-	}
-	s.ops[session]++
-	return metadata.Op{Session: session, Seq: s.ops[session]}
-}
-
 // CloseSession ends a session at once.
 func (s *Store) CloseSession(ctx context.Context, id uint64) error {
-	s.mu.Lock()
-	delete(s.ops, id)
-	s.mu.Unlock()
 	return s.catalog.CloseSession(ctx, id)
 }
 

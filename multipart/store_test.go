@@ -260,7 +260,7 @@ func TestRepeatedPutIsAppliedOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	op := k.Store.NextOp(session)
+	op := metadata.Op{Session: session, Seq: 1}
 	body := storetest.Body(1, 300_000)
 	put := func() metadata.Version {
 		v, err := k.Store.Put(t.Context(), multipart.Put{Bucket: b, Key: "k", Body: sized(body), Op: op})
