@@ -6,6 +6,8 @@ bin=$PWD/bin/holdfast
 dir=$(mktemp -d "${BENCH_DIR:-/tmp}/holdfast-bench-XXXXXX")
 mkdir "$dir/mnt"
 cleanup() {
+  status=$?
+  [ "$status" = 0 ] || { echo "bench failed ($status); the end of the server's log:" && tail -n 40 "$dir/log"; } >&2
   kill -TERM "$server" 2>/dev/null || true
   wait "$server" 2>/dev/null || true
   mountpoint -q "$dir/mnt" && { fusermount3 -uz "$dir/mnt" || umount -l "$dir/mnt"; }
@@ -17,7 +19,7 @@ server=$!
 export HOLDFAST_ENDPOINT=http://127.0.0.1:19443
 for _ in $(seq 150); do
   "$bin" status --dir "$dir/data" >/dev/null 2>&1 && break
-  kill -0 "$server" || { cat "$dir/log"; exit 1; }
+  kill -0 "$server" || exit 1
   sleep 0.2
 done
 mount=()
