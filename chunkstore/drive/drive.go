@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/holdfast/holdfast/chunkstore"
@@ -234,15 +235,19 @@ func (d *Drive) refreshUsage() error {
 	if reserve == 0 {
 		reserve = usage.Total / defaultReserve
 	}
+	if usage.ReadOnly {
+		return syscall.EROFS
+	}
 	d.total.Store(usage.Total)
 	d.free.Store(usage.Free)
 	d.full.Store(usage.Free < reserve)
 	return nil
 }
 
-// failed counts a failed write or sync; too many and the drive goes down.
+// failed counts a failed write or sync; too many and the drive goes down. A file system that has become read-only, as
+// kernels make one whose metadata is damaged, fails every write: that one is enough.
 func (d *Drive) failed(err error) {
-	if n := d.failures.Add(1); n >= maxFailures {
+	if n := d.failures.Add(1); n >= maxFailures || errors.Is(err, syscall.EROFS) {
 		d.goDown(fmt.Errorf("%d writes or syncs failed: %w", n, err))
 	}
 }

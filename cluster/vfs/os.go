@@ -81,7 +81,8 @@ func (osFS) Usage(name string) (Usage, error) {
 	if err := ignoringEINTR(func() error { return unix.Statfs(name, &st) }); err != nil {
 		return Usage{}, &fs.PathError{Op: "statfs", Path: name, Err: err}
 	}
-	return Usage{Total: int64(st.Blocks) * st.Frsize, Free: int64(st.Bavail) * st.Frsize}, nil
+	return Usage{Total: int64(st.Blocks) * st.Frsize, Free: int64(st.Bavail) * st.Frsize,
+		ReadOnly: st.Flags&unix.ST_RDONLY != 0}, nil
 }
 
 // osFile keeps the os.File for its reference counting: conn.Control holds the descriptor open while a system call

@@ -83,10 +83,12 @@ type Info struct {
 	Inode  uint64
 }
 
-// Usage is the space of a file system in bytes. Free is what an ordinary process can still use.
+// Usage is the space of a file system in bytes. Free is what an ordinary process can still use. ReadOnly tells that it
+// is mounted so; one that refuses writes for other reasons tells it only to a write.
 type Usage struct {
-	Total int64
-	Free  int64
+	Total    int64
+	Free     int64
+	ReadOnly bool
 }
 
 // MkdirAll makes a directory and every missing ancestor, and makes each durable in its parent.
