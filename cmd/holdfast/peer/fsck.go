@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/bits"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -24,6 +25,10 @@ const (
 	deepParallel = 4
 	// tellEvery is how often a check says how far it is.
 	tellEvery = time.Second
+	// latePause is how long to wait for a drive that does not answer before it is asked again, and maxPauses how often in
+	// one check: a minute for each of those that run in parallel.
+	latePause = time.Second
+	maxPauses = 60 * deepParallel
 	allShards = 1<<chunkstore.Shards - 1
 )
 
@@ -62,6 +67,8 @@ type fsck struct {
 	see   func(admin.FsckEvent) error
 	began time.Time
 	names map[uint64]string // of buckets, by id
+	// pauses counts how often the check waited for a drive that did not answer.
+	pauses atomic.Int64
 
 	mu     sync.Mutex // guards what follows; deep checks run in parallel
 	told   time.Time
@@ -201,7 +208,7 @@ func (f *fsck) judge(ctx context.Context, n multipart.Named) error {
 	if whole && !f.deep {
 		return nil
 	}
-	result, err := f.core.chunks.Check(ctx, n.Chunk)
+	result, err := f.check(ctx, n.Chunk)
 	if errors.Is(err, chunkstore.ErrNotFound) { // not even its volume exists
 		result, err = chunkstore.CheckResult{Missing: allShards, Losses: -1}, nil
 	}
@@ -229,9 +236,41 @@ func (f *fsck) judge(ctx context.Context, n multipart.Named) error {
 		f.report.Degraded++
 	}
 	problem := f.problem(kind, n)
-	problem.Detail = fmt.Sprintf("%d of %d shards are good, %d missing, %d damaged, %d on drives that are down", bits.OnesCount16(result.Good),
+	problem.Detail = fmt.Sprintf("%d of %d shards are good, %d missing, %d damaged, %d on drives that are down or do not answer", bits.OnesCount16(result.Good),
 		chunkstore.Shards, bits.OnesCount16(result.Missing), bits.OnesCount16(result.Damaged), bits.OnesCount16(result.Unreachable))
 	return f.see(admin.FsckEvent{Problem: &problem})
+}
+
+// check is Store.Check with more patience: a drive that is up and did not answer in time is asked again, so that a
+// machine under load is not taken for one whose drives are gone.
+func (f *fsck) check(ctx context.Context, c chunkstore.Chunk) (chunkstore.CheckResult, error) {
+	for {
+		result, err := f.core.chunks.Check(ctx, c)
+		if err != nil || result.Unreachable == 0 || !f.late(ctx, c, result.Unreachable) {
+			return result, err
+		}
+		timer := time.NewTimer(latePause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return result, ctx.Err()
+		}
+	}
+}
+
+// late tells whether a drive of these shards is up, and the check has waited for such drives less than it may.
+func (f *fsck) late(ctx context.Context, c chunkstore.Chunk, shards uint16) bool {
+	v, err := (volumes{f.core.catalog}).Volume(ctx, c.Volume)
+	if err != nil {
+		return false
+	}
+	for i, id := range v.Slots {
+		if d, here := f.core.peer.drives.Get(id); shards>>i&1 != 0 && here && d.Status().Down == nil {
+			return f.pauses.Add(1) <= maxPauses
+		}
+	}
+	return false
 }
 
 // order tells repair what to rebuild of a chunk: the shards that are damaged or missing on drives that are up.
