@@ -1,6 +1,8 @@
 package chunkstore
 
 import (
+	"time"
+
 	"github.com/holdfast/holdfast/chunkstore/hashkern"
 	"github.com/holdfast/holdfast/cluster"
 )
@@ -60,6 +62,9 @@ type DriveHealth struct {
 	DriveStatus
 	// Suspect says that calls on the drive hang or fail, so that reads and writes go around it.
 	Suspect bool
+	// Hanging is for how long calls have been waiting for the drive, zero while it answers. What it holds counts as
+	// gone meanwhile.
+	Hanging time.Duration
 }
 
 // Stats are counters since the Store was made.

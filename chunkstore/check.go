@@ -73,9 +73,12 @@ func (s *Store) Health(ctx context.Context) (Health, error) {
 	up := make(map[cluster.DriveID]uint64) // device of each drive that takes part
 	now := s.config.Now()
 	for _, m := range s.config.Drives.all() {
-		d := DriveHealth{DriveStatus: m.drive.Status(), Suspect: m.suspect(now)}
+		d := DriveHealth{DriveStatus: m.drive.Status(), Suspect: m.suspect(now), Hanging: m.hanging(now)}
+		if s.config.Silent != nil {
+			d.Hanging = max(d.Hanging, s.config.Silent(m.drive.ID()))
+		}
 		h.Drives = append(h.Drives, d)
-		if d.Down == nil {
+		if d.Down == nil && d.Hanging == 0 {
 			h.Up++
 			up[m.drive.ID()] = d.Device
 		}

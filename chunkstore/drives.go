@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sort"
 	"sync"
+	"time"
 
 	"github.com/holdfast/holdfast/cluster"
 )
@@ -60,6 +61,16 @@ func (d *Drives) Get(id cluster.DriveID) (Drive, bool) {
 		return nil, false
 	}
 	return m.drive, true
+}
+
+// Hanging tells for how long calls on the drive of that id have been waiting for an answer, longer than any load
+// explains; zero when it answers.
+func (d *Drives) Hanging(id cluster.DriveID, now time.Time) time.Duration {
+	m := d.member(id)
+	if m == nil {
+		return 0
+	}
+	return m.hanging(now)
 }
 
 // All returns the drives in order of id.

@@ -26,9 +26,11 @@ type member struct {
 	hungPuts  int       // puts that their writes went on without and that have not returned
 	hungSince time.Time // when hungPuts last rose from zero
 	hungReads int
-	noPuts    time.Time // writes avoid the drive until then: it failed one
-	slowPuts  time.Time // writes avoid the drive until then: it was too slow
-	noReads   time.Time // reads avoid the drive until then
+	// readsHungSince is when hungReads last rose from zero.
+	readsHungSince time.Time
+	noPuts         time.Time // writes avoid the drive until then: it failed one
+	slowPuts       time.Time // writes avoid the drive until then: it was too slow
+	noReads        time.Time // reads avoid the drive until then
 	// rows counts row buffers that puts under way on this drive may still read.
 	rows int
 	room chan struct{} // closed and replaced when rows falls
@@ -75,6 +77,23 @@ func (m *member) hangs(now time.Time) bool {
 	return m.hungPuts > 0 && now.Sub(m.hungSince) > hungFor || m.hungReads > 0
 }
 
+// hanging tells for how long calls have been waiting for the drive; zero while it answers within hungFor.
+func (m *member) hanging(now time.Time) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var longest time.Duration
+	if m.hungPuts > 0 {
+		longest = now.Sub(m.hungSince)
+	}
+	if m.hungReads > 0 {
+		longest = max(longest, now.Sub(m.readsHungSince))
+	}
+	if longest <= hungFor {
+		return 0
+	}
+	return longest
+}
+
 // readable says whether reads should ask this drive before they have tried the others.
 func (m *member) readable(now time.Time) bool {
 	m.mu.Lock()
@@ -119,6 +138,9 @@ func (m *member) delayPut(now time.Time) {
 func (m *member) hangRead(now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.hungReads == 0 {
+		m.readsHungSince = now
+	}
 	m.hungReads++
 	m.noReads = now.Add(avoidFor)
 }

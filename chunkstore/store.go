@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast/holdfast/chunkstore/erasure"
+	"github.com/holdfast/holdfast/cluster"
 )
 
 // The defaults of Config.
@@ -46,8 +47,10 @@ type Config struct {
 	ReadDeadline time.Duration
 	// VolumeSize is the size in bytes of a chunk file at which its volume is sealed. Zero means DefaultVolumeSize.
 	VolumeSize int64
-	Log        *slog.Logger     // nil: slog.Default()
-	Now        func() time.Time // nil: time.Now
+	// Silent tells for how long a drive has not answered somebody else, zero when it does. Nil: nobody else asks.
+	Silent func(cluster.DriveID) time.Duration
+	Log    *slog.Logger     // nil: slog.Default()
+	Now    func() time.Time // nil: time.Now
 }
 
 // Store keeps chunks on the drives of a registry. All methods may be called concurrently.

@@ -24,7 +24,7 @@ func newDriveLs(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List the drives",
-		Long:  "Lists the drives with state, space and what they hold. Below the table stands why one is not up.",
+		Long:  "Lists the drives with state, space and what they hold. Below the table stands why one is not up, or takes no new shards.",
 		Args:  exactArgs(0),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return runDriveLs(cmd.Context(), s, &o) },
 	}

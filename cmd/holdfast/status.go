@@ -71,7 +71,7 @@ func statusText(st *admin.Status) string {
 	fmt.Fprintf(&b, "  cluster   %s\n", st.Cluster)
 	fmt.Fprintf(&b, "  drives    %d of %d up\n", st.DrivesUp, len(st.Drives))
 	for _, d := range st.Drives {
-		if d.State != "up" {
+		if d.State != "up" || d.Reason != "" {
 			fmt.Fprintf(&b, "            %s at %s: %s\n", d.Name, d.Path, nonEmpty(d.Reason, d.State))
 		}
 	}

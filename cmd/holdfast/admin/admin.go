@@ -37,12 +37,19 @@ type Status struct {
 	Traffic    Traffic  `json:"traffic"`
 }
 
-// Whole tells that everything is as it should be: the peer serves, every drive is up, nothing is under-protected.
+// Whole tells that everything is as it should be: the peer serves, every drive is up and has room, nothing is
+// under-protected.
 func (s *Status) Whole() bool {
+	for _, d := range s.Drives {
+		if d.Reason != "" {
+			return false
+		}
+	}
 	return s.Ready && s.DrivesUp == len(s.Drives) && s.Protection.Chunks == 0 && s.Protection.Volumes == 0
 }
 
-// Drive is one drive directory. State is one of the table in docs/cli.md; Reason is a sentence when it is not up.
+// Drive is one drive directory. State is one of the table in docs/cli.md; Reason is a sentence when it is not up, or up
+// and full.
 type Drive struct {
 	ID      string `json:"id"`
 	Name    string `json:"name"`

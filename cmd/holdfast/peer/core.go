@@ -75,7 +75,7 @@ func (p *Peer) openCore(ctx context.Context) (_ *core, err error) {
 		return nil, fmt.Errorf("open the names: %w", err)
 	}
 	if c.chunks, err = chunkstore.NewStore(chunkstore.Config{
-		Volumes: volumes{c.catalog}, Drives: p.drives, Memory: p.config.Memory, Log: p.log, Now: p.seams.Now,
+		Volumes: volumes{c.catalog}, Drives: p.drives, Memory: p.config.Memory, Silent: p.silent, Log: p.log, Now: p.seams.Now,
 	}); err != nil {
 		return nil, err
 	}

@@ -160,7 +160,7 @@ func (p *Peer) findCluster() error {
 	return nil
 }
 
-// examineAll looks at every configured directory at once. One that does not answer in time counts as down; the
+// examineAll looks at every configured directory at once. One that does not answer in time counts as hanging; the
 // goroutine that asks it ends when the device does answer.
 func (p *Peer) examineAll() map[string]slotState {
 	type answer struct {
@@ -170,7 +170,7 @@ func (p *Peer) examineAll() map[string]slotState {
 	answers := make(chan answer, len(p.config.Drives))
 	all := make(map[string]slotState, len(p.config.Drives))
 	for _, dir := range p.config.Drives {
-		all[dir] = slotState{kind: slotDown, reason: "it does not answer"}
+		all[dir] = slotState{kind: slotHanging, reason: "it does not answer"}
 		go func() { answers <- answer{dir, examine(p.seams.FS, dir, cluster.ClusterID{})} }()
 	}
 	patience := time.NewTimer(lookPatience)

@@ -46,6 +46,8 @@ const (
 	lookPatience = 5 * time.Second
 	// stopGrace is how long requests may take to finish once the peer is to stop, and then drives to be closed.
 	stopGrace = 10 * time.Second
+	// coreGrace is how long names and bytes may take to be closed: each waits for a while for a drive that hangs.
+	coreGrace = 25 * time.Second
 	// driveGrace is how long drives may take to be closed in the end, after everybody who used them has ended.
 	driveGrace = 5 * time.Second
 )
@@ -147,7 +149,7 @@ func Start(ctx context.Context, config Config, seams Seams) (*Peer, error) {
 		case <-patience.C:
 			patience.Reset(0) // those after it have answered by now, or are not waited for either
 			if s.look().kind == "" {
-				s.set(slotState{kind: slotDown, reason: "it does not answer"})
+				s.set(slotState{kind: slotHanging, reason: "it does not answer"})
 			}
 		case <-ctx.Done():
 			cancel()
@@ -289,7 +291,7 @@ func (p *Peer) Summary() string {
 	up := 0
 	var wrong []string
 	for _, s := range p.slots {
-		if state := s.look(); state.kind == slotUp {
+		if state := s.report(); state.kind == slotUp {
 			up++
 		} else {
 			wrong = append(wrong, fmt.Sprintf("%s %s", path.Base(s.path), state.kind))
@@ -302,7 +304,9 @@ func (p *Peer) Summary() string {
 	return text
 }
 
-// Close stops accepting requests, lets those under way finish for ten seconds, and closes everything.
+// Close stops accepting requests, lets those under way finish for ten seconds, and closes everything. A drive that
+// hangs is left behind after a while, and an error says so: the process is about to end, and everything acknowledged
+// is durable.
 func (p *Peer) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*stopGrace)
 	defer cancel()
@@ -326,7 +330,16 @@ func (p *Peer) Close() error {
 		return errors.Join(err, fmt.Errorf("a drive hangs: %s", p.Summary()))
 	}
 	if c := p.core.Swap(nil); c != nil {
-		err = errors.Join(err, c.close())
+		closed := make(chan error, 1)
+		go func() { closed <- c.close() }()
+		timer := time.NewTimer(coreGrace)
+		defer timer.Stop()
+		select {
+		case closeErr := <-closed:
+			err = errors.Join(err, closeErr)
+		case <-timer.C:
+			return errors.Join(err, fmt.Errorf("a drive hangs and holds the log up: %s", p.Summary()))
+		}
 	}
 	return errors.Join(err, p.release())
 }

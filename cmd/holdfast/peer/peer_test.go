@@ -299,7 +299,7 @@ func TestADriveThatHangsHoldsNothingUp(t *testing.T) {
 		t.Fatal("the drive did not hang")
 	}
 	wantRead(t, p, "a", testBody)
-	if text := p.Summary(); text != "11 of 12 up (d3 down)" {
+	if text := p.Summary(); text != "11 of 12 up (d3 hanging)" {
 		t.Errorf("the drives are: %s", text)
 	}
 	hang.Clear()

@@ -27,7 +27,8 @@ const (
 	slotTwice    slotKind = "duplicate" // the same drive is open under another path
 	slotDamaged  slotKind = "damaged"   // no copy of the identity can be read
 	slotReadOnly slotKind = "read-only"
-	slotDown     slotKind = "down" // ours, but does not work
+	slotHanging  slotKind = "hanging" // it does not answer
+	slotDown     slotKind = "down"    // ours, but does not work
 )
 
 // slotState is what is known of a slot. Identity is zero unless the directory holds one.
@@ -51,12 +52,54 @@ type slot struct {
 
 	mu    sync.Mutex
 	state slotState
+	begun time.Time // of the step under way; zero between steps
 }
+
+// hangsAfter is how long a look at a directory may take before the drive is said to hang: a loaded device answers in
+// less.
+const hangsAfter = 3 * time.Second
 
 func (s *slot) look() slotState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.state
+}
+
+// report is look as people should see it: a drive that does not answer is not up, whatever it was before.
+func (s *slot) report() slotState {
+	state, waited := s.look(), s.waited()
+	if state.kind == slotUp {
+		waited = max(waited, s.drives.Hanging(state.identity.Drive, time.Now()))
+	}
+	if waited == 0 || state.kind != slotUp && state.kind != "" {
+		return state
+	}
+	state.kind, state.reason = slotHanging, notAnswering(waited)
+	return state
+}
+
+// waited tells for how long the look that is under way has been waiting for the directory; zero for a usual time.
+func (s *slot) waited() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if waited := time.Since(s.begun); !s.begun.IsZero() && waited > hangsAfter {
+		return waited
+	}
+	return 0
+}
+
+// silent tells for how long a look at the drive of that id has been waiting.
+func (p *Peer) silent(id cluster.DriveID) time.Duration {
+	for _, s := range p.slots {
+		if s.look().identity.Drive == id {
+			return s.waited()
+		}
+	}
+	return 0
+}
+
+func notAnswering(waited time.Duration) string {
+	return fmt.Sprintf("it has not answered for %v: reads and writes go around it", waited.Round(time.Second))
 }
 
 func (s *slot) set(state slotState) {
@@ -90,8 +133,17 @@ func (s *slot) run(ctx context.Context) {
 	}
 }
 
+// stepping notes that a step begins, or with the zero time that it has ended.
+func (s *slot) stepping(begun time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun = begun
+}
+
 // step takes the drive out when it no longer works or is no longer there, and opens one that is.
 func (s *slot) step(ctx context.Context) {
+	s.stepping(time.Now())
+	defer s.stepping(time.Time{})
 	found := examine(s.fs, s.path, s.cluster)
 	if s.open != nil {
 		down := s.open.Status().Down
@@ -100,6 +152,9 @@ func (s *slot) step(ctx context.Context) {
 		}
 		if found.kind == slotUp && down != nil {
 			found = slotState{kind: slotDown, reason: down.Error(), identity: found.identity}
+			if errors.Is(down, syscall.EROFS) {
+				found.kind = slotReadOnly
+			}
 		}
 		s.set(found)
 		if err := s.close(); err != nil {

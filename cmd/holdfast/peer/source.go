@@ -196,7 +196,7 @@ func (s source) driveRows(known map[cluster.DriveID]driveRecord) []admin.Drive {
 	var empty []int // rows without a drive of this cluster in them
 	found := make(map[cluster.DriveID]bool)
 	for _, slot := range s.peer.slots {
-		state := slot.look()
+		state := slot.report()
 		row := admin.Drive{Name: path.Base(slot.path), Path: slot.path, State: string(state.kind), Reason: state.reason}
 		if ours := state.identity.Cluster == s.peer.cluster && state.kind != slotTwice; ours && state.identity.Name != "" {
 			row.ID, row.Name = state.identity.Drive.String(), state.identity.Name
@@ -204,7 +204,7 @@ func (s source) driveRows(known map[cluster.DriveID]driveRecord) []admin.Drive {
 		} else {
 			empty = append(empty, len(rows))
 		}
-		if d, open := s.peer.drives.Get(state.identity.Drive); open && state.kind == slotUp {
+		if d, open := s.peer.drives.Get(state.identity.Drive); open && (state.kind == slotUp || state.kind == slotHanging) {
 			describeDrive(&row, d.Status())
 		}
 		rows = append(rows, row)
@@ -220,7 +220,7 @@ func describeDrive(row *admin.Drive, st chunkstore.DriveStatus) {
 	switch {
 	case st.Down != nil:
 		row.State, row.Reason = string(slotDown), st.Down.Error()
-	case st.Full:
+	case st.Full && row.Reason == "":
 		// Full is not down: it serves reads and deletes.
 		row.Reason = "it is full: no new shards go there"
 	}
