@@ -128,7 +128,8 @@ func (d *Drive) punch(at location) {
 }
 
 // drop removes a chunk file that has no live record. The deletions are durable, so it does not matter whether a crash
-// brings the file back. When the last file of a sealed volume goes, its deleted shards need not be remembered.
+// brings the file back. When the last file of a sealed volume has gone for good, its deleted shards need not be
+// remembered.
 func (d *Drive) drop(v *volumeIndex, f *chunkFile) {
 	err := d.fs.Remove(f.name)
 	if isMissing(err) {
@@ -143,9 +144,18 @@ func (d *Drive) drop(v *volumeIndex, f *chunkFile) {
 		s.active = nil
 	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	v.files = slices.DeleteFunc(v.files, func(other *chunkFile) bool { return other == f })
-	if len(v.files) == 0 && v.sealed > 0 {
-		clear(v.deleted)
+	last := len(v.files) == 0 && v.sealed > 0
+	d.mu.Unlock()
+	if !last {
+		return
 	}
+	// Files that a crash brought back would have nothing that says they are deleted, once a new ledger is written.
+	if err := d.fs.SyncDir(d.volumeDir(f.header.volume)); err != nil {
+		d.log.Warn("deleted shards stay remembered", "drive", d.identity.Name, "path", d.volumeDir(f.header.volume), "err", err)
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	clear(v.deleted)
 }
