@@ -4,8 +4,9 @@
 //	intents, drives that came back ─ survey ─ tasks, least redundancy first ─ Store.Restore ─ rows, intents resolved
 //
 // It never deletes a shard that may be the last of its kind: the only deletes are of copies at a place that a volume's
-// row does not name any more, after the copy at the new place was checked. What was deleted while a drive was away is
-// deleted there by whoever frees chunks, not here.
+// row does not name any more, after the copy at the new place was checked, and of copies at the new place of what the
+// drive at the old one says was deleted. What was deleted while a drive was away is deleted there by whoever frees
+// chunks, not here.
 package repair
 
 import (

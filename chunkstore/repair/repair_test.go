@@ -157,6 +157,58 @@ func TestDoubledShardsGoHome(t *testing.T) {
 	k.Want(wd, during)
 }
 
+// afterMove runs something when a volume's row has changed, before the copies at the old place are looked at.
+type afterMove struct {
+	chunkstore.Volumes
+	then func(before chunkstore.Volume)
+}
+
+func (a *afterMove) UpdateVolume(ctx context.Context, v chunkstore.Volume) (chunkstore.Volume, error) {
+	before, err := a.Volumes.Volume(ctx, v.ID)
+	if err != nil {
+		return chunkstore.Volume{}, err
+	}
+	v, err = a.Volumes.UpdateVolume(ctx, v)
+	if err == nil && before.Slots != v.Slots {
+		a.then(before)
+	}
+	return v, err
+}
+
+// TestACopyIsNotDeletedBecauseTheOldOneIsMissing loses the copies at the old places of slots that go home, at the
+// moment of the move: nothing says that they were deleted, so the copies at home stay.
+func TestACopyIsNotDeletedBecauseTheOldOneIsMissing(t *testing.T) {
+	hook := &afterMove{}
+	k := storetest.New(t, 12, func(c *chunkstore.Config) { hook.Volumes, c.Volumes = c.Volumes, hook })
+	k.Remove(0, 4, 5, 9)
+	body := storetest.Body(4, 3*row)
+	w := k.Write(body)
+	c := w.Chunks[0]
+	lost := 0
+	hook.then = func(before chunkstore.Volume) {
+		for i := range chunkstore.Shards {
+			key := chunkstore.ShardKey{Volume: c.Volume, Chunk: c.ID, Shard: uint8(i)}
+			if before.Slots[i] != before.Home[i] && k.Drive(before.Slots[i]).Lose(key) {
+				lost++
+			}
+		}
+	}
+	k.Return(0, 4, 5, 9)
+	worker := newWorker(k)
+	pass(k, worker)
+	if lost == 0 {
+		t.Fatal("nothing was lost")
+	}
+	for range 2 {
+		pass(k, worker)
+	}
+	r, err := k.Store.Check(t.Context(), c)
+	if err != nil || r.Good != 1<<chunkstore.Shards-1 {
+		t.Fatalf("%d copies were lost at the old places; the chunk is %+v, %v", lost, r, err)
+	}
+	k.Want(w, body)
+}
+
 func TestBlankDriveIsFilled(t *testing.T) {
 	k := storetest.New(t, 12, nil)
 	worker := newWorker(k)

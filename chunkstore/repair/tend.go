@@ -203,7 +203,8 @@ func (w *Worker) copySlot(ctx context.Context, v chunkstore.Volume, slot int, he
 }
 
 // tidy deletes what a move left over: at the new place chunks that were deleted at the old one while they were copied,
-// at the old place the copies. A failure leaves copies that no row names, which sweep finds.
+// at the old place the copies. A chunk that the old place only lacks is not deleted for it: it is put there once more,
+// which fails when it was deleted. A failure leaves copies that no row names, which sweep finds.
 func (w *Worker) tidy(ctx context.Context, before, after chunkstore.Volume, slot int, held []holding) error {
 	left, err := w.config.Store.ShardsOn(ctx, before.Slots[slot], before.ID)
 	if err != nil {
@@ -219,8 +220,17 @@ func (w *Worker) tidy(ctx context.Context, before, after chunkstore.Volume, slot
 	}
 	var deleted []chunkstore.ShardKey
 	for _, h := range held {
-		if _, ok := still[h.chunk.ID]; !ok && h.slots>>slot&1 != 0 {
-			deleted = append(deleted, chunkstore.ShardKey{Volume: before.ID, Chunk: h.chunk.ID, Shard: uint8(slot)})
+		if _, ok := still[h.chunk.ID]; ok || h.slots>>slot&1 == 0 {
+			continue
+		}
+		key := chunkstore.ShardKey{Volume: before.ID, Chunk: h.chunk.ID, Shard: uint8(slot)}
+		switch err := w.config.Store.Restore(ctx, h.chunk, slot, after, before.Slots[slot]); {
+		case errors.Is(err, chunkstore.ErrDeleted):
+			deleted = append(deleted, key)
+		case err == nil:
+			old = append(old, key)
+		case ctx.Err() != nil:
+			return ctx.Err()
 		}
 	}
 	if len(deleted) > 0 {
