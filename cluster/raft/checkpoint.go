@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/holdfast/holdfast/cluster"
@@ -361,19 +362,43 @@ func (d *drive) checkpointTemporary() string { return d.dir + checkpointDir + "/
 
 func (l *mirroredLog) newCheckpoint(drives []*drive, number uint64, pace bool) *checkpointWriter {
 	w := &checkpointWriter{log: l, number: number, drives: drives, open: map[cluster.DriveID]vfs.File{}, failed: map[cluster.DriveID]error{}, pace: pace}
+	// A drive that is given up may answer at any time later; it then closes its file itself.
+	var mu sync.Mutex
+	files, over := map[cluster.DriveID]vfs.File{}, false
+	byID, ids := map[cluster.DriveID]*drive{}, []cluster.DriveID{}
 	for _, d := range drives {
-		err := d.makeDirs()
-		var file vfs.File
-		if err == nil {
-			file, err = d.fs.OpenFile(d.checkpointTemporary(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+		byID[d.id], ids = d, append(ids, d.id)
+	}
+	done, failed := l.fanOut(ids, func(id cluster.DriveID) error {
+		file, err := byID[id].openTemporary()
+		mu.Lock()
+		defer mu.Unlock()
+		if err == nil && over {
+			return file.Close()
 		}
-		if err != nil {
-			w.failed[d.id] = err
-			continue
+		files[id] = file
+		return err
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	over = true
+	for _, id := range done {
+		w.open[id] = files[id]
+	}
+	for id, err := range failed {
+		w.failed[id] = err
+		if file := files[id]; file != nil { // it answered too late
+			w.failed[id] = errors.Join(err, file.Close())
 		}
-		w.open[d.id] = file
 	}
 	return w
+}
+
+func (d *drive) openTemporary() (vfs.File, error) {
+	if err := d.makeDirs(); err != nil {
+		return nil, err
+	}
+	return d.fs.OpenFile(d.checkpointTemporary(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 }
 
 // add writes one block on every drive that is left.
