@@ -28,10 +28,8 @@ func sicknesses() []sickness {
 	}
 	return []sickness{
 		{name: "everything hangs", rules: []vfs.Rule{{Hang: true}}, state: slotHanging, reason: "not answer"},
-		{name: "writes hang", rules: []vfs.Rule{{Op: vfs.OpWrite, Hang: true}, {Op: vfs.OpAllocate, Hang: true}}, state: slotHanging,
-			reason: "not answered for"},
-		{name: "syncs hang", rules: []vfs.Rule{{Op: vfs.OpSync, Hang: true}, {Op: vfs.OpSyncDir, Hang: true}}, state: slotHanging,
-			reason: "not answer"},
+		{name: "writes and syncs hang", rules: []vfs.Rule{{Op: vfs.OpWrite, Hang: true}, {Op: vfs.OpAllocate, Hang: true},
+			{Op: vfs.OpSync, Hang: true}, {Op: vfs.OpSyncDir, Hang: true}}, state: slotHanging, reason: "not answer"},
 		{name: "reads hang", rules: []vfs.Rule{{Op: vfs.OpRead, Hang: true}}, state: slotHanging, reason: "not answer"},
 		{name: "read-only", rules: readOnly, state: slotReadOnly, reason: "read-only"},
 		{name: "full", rules: []vfs.Rule{{Op: vfs.OpWrite, Err: syscall.ENOSPC}, {Op: vfs.OpAllocate, Err: syscall.ENOSPC}}, state: slotUp,
