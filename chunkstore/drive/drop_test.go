@@ -46,3 +46,32 @@ func TestADroppedVolumeDoesNotComeBack(t *testing.T) {
 		t.Fatal("no ledger was written anew")
 	}
 }
+
+// TestASectorOfTheLedgerThatCannotBeReadCostsNothing has the device refuse each read of a ledger in turn: every page
+// stands twice.
+func TestASectorOfTheLedgerThatCannotBeReadCostsNothing(t *testing.T) {
+	fired := 0
+	for nth := range 8 {
+		m := newMemory(t, 1)
+		d := open(t, m)
+		var keys []chunkstore.ShardKey
+		for chunk := range uint32(3) {
+			s := drivetest.NewShard(drivetest.Key(1, chunk, 0), 1, 5000)
+			must(t, s.Put(t.Context(), d))
+			keys = append(keys, s.Header.Key)
+			must(t, d.Delete(t.Context(), keys[chunk:]))
+		}
+		must(t, d.Close())
+		fault := m.Inject(vfs.Rule{Op: vfs.OpRead, Path: "/ledger.", Err: syscall.EIO, After: nth, Times: 1})
+		d = open(t, m)
+		fired += fault.Fired()
+		fault.Clear()
+		if n := d.Tombstones(); n != len(keys) {
+			t.Fatalf("read %d fails: %d deletions are known, want %d", nth, n, len(keys))
+		}
+		must(t, d.Close())
+	}
+	if fired < 5 {
+		t.Fatalf("the fault fired %d times", fired)
+	}
+}

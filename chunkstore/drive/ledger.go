@@ -268,10 +268,12 @@ func (d *Drive) loadLedger(generation uint32) (l ledger, whole bool, err error) 
 func (d *Drive) loadNotes(r vfs.File, l *ledger, size int64) (torn bool, err error) {
 	pair := make([]byte, 2*pageSize)
 	for l.end = headerSize; l.end < size; l.end += int64(len(pair)) {
-		n := int(min(int64(len(pair)), size-l.end))
 		clear(pair)
-		if got, err := r.ReadAt(pair[:n], l.end); got < n {
-			return false, fmt.Errorf("read %s at %d: %w", l.name, l.end, err)
+		for at := int64(0); at < int64(len(pair)); at += pageSize {
+			// What the medium does not give stays zeros, which are no page.
+			if _, err := r.ReadAt(pair[at:at+pageSize], l.end+at); err != nil && !isRot(err) {
+				return false, fmt.Errorf("read %s at %d: %w", l.name, l.end+at, err)
+			}
 		}
 		first, errFirst := d.seal.notes(pair[:pageSize], l.file, l.end)
 		second, errSecond := d.seal.notes(pair[pageSize:], l.file, l.end+pageSize)
