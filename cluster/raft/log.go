@@ -45,8 +45,8 @@ type mirroredLog struct {
 	set    mirrorSet
 	ballot uint64 // promised to this process; 0 before its first set change
 	next   place
-	// tail is what stands in the page of next before it: appends write whole pages.
-	tail   []byte
+	// page is what stands in the page of next before it: appends write whole pages.
+	page   []byte
 	last   uint64 // sequence number of the last frame
 	digest digest // of the last frame
 	noted  mirrorSet
@@ -112,7 +112,7 @@ func (l *mirroredLog) appendFrame(records []record) error {
 		at = place{segment: at.segment + 1, off: segmentHeader}
 		buf = append(buf, segmentHead{number: at.segment, first: first, prev: l.digest}.encode(l.cluster)...)
 	} else {
-		buf = append(buf, l.tail...)
+		buf = append(buf, l.page...)
 	}
 	writeAt := place{segment: at.segment, off: at.off - int64(len(buf))}
 	if at.off+frameSize(body) > l.segmentSize {
@@ -127,7 +127,7 @@ func (l *mirroredLog) appendFrame(records []record) error {
 	before := l.digest
 	l.last, l.digest = first, sum
 	l.next = place{segment: at.segment, off: at.off + frameSize(body)}
-	l.tail = slices.Clone(buf[int64(end)/pageSize*pageSize : end])
+	l.page = slices.Clone(buf[int64(end)/pageSize*pageSize : end])
 	l.bytes += frameSize(body)
 	l.noted = l.set
 	l.settled = len(records) == 1 && records[0].kind == kindSettle

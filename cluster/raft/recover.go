@@ -113,11 +113,12 @@ func (l *mirroredLog) walk(members []cluster.DriveID, visit func(seq uint64, r r
 		if err != nil {
 			return nil, err
 		}
+		at -= at % pageSize
 		l.tail = tail{at: place{segment: head.number, off: at}, data: v.data[at:v.end]}
 		l.segments = append(l.segments, head)
 		l.last, l.digest = v.last, v.digest
 		l.next = place{segment: head.number, off: v.end}
-		l.tail = slices.Clone(v.data[v.end/pageSize*pageSize:])
+		l.page = slices.Clone(v.data[v.end/pageSize*pageSize:])
 		if i == len(heads)-1 {
 			if next, ok := l.headless(members); ok {
 				heads = append(heads, next)
@@ -149,7 +150,8 @@ func (l *mirroredLog) headless(members []cluster.DriveID) (segmentHead, bool) {
 	return segmentHead{}, false
 }
 
-// tail is what the last append wrote: the last frame, with the header of its segment where it is the first in it.
+// tail is what the last append wrote: the last frame and what stands before it in its page, such as the header of its
+// segment.
 type tail struct {
 	at   place
 	data []byte
@@ -227,7 +229,9 @@ func (l *mirroredLog) heal(members []cluster.DriveID, damaged []segmentHead) (le
 
 // confirm writes the last frame again on every member, synced. A drive that does not take it is dropped.
 func (l *mirroredLog) confirm(members []cluster.DriveID) (left []cluster.DriveID, err error) {
-	_, failed := l.writeMembers(members, l.tail.at, l.tail.data)
+	pages := vfs.Aligned(int(roundUp(int64(len(l.tail.data)), pageSize)))
+	copy(pages, l.tail.data)
+	_, failed := l.writeMembers(members, l.tail.at, pages)
 	left = slices.Clone(members)
 	for id, err := range failed {
 		l.log.Warn("log mirror dropped", "drive", l.drives[id].String(), "err", err)
