@@ -63,22 +63,24 @@ const (
 // iocb and event are struct iocb and struct io_event of linux/aio_abi.h.
 type iocb struct {
 	data     uint64
-	key      uint32
+	_        uint32 // the kernel's
 	rwFlags  int32
 	opcode   uint16
-	priority int16
+	_        int16 // priority
 	fd       uint32
 	buf      uint64
 	length   uint64
 	offset   int64
-	reserved uint64
+	_        uint64 // reserved
 	flags    uint32
 	resultFD uint32
 }
 
 type event struct {
-	data, obj   uint64
-	res, second int64
+	data uint64
+	_    uint64 // the iocb
+	res  int64
+	_    int64 // a second result
 }
 
 // ring is an AIO context with an eventfd that tells of completions, so that a goroutine waits for them without a
