@@ -5,7 +5,7 @@
 //	callers ── Propose ──► inbox ──► worker ──► RawNode of each group ──► records of all groups
 //	                                   │                                        │ one frame
 //	                                   │             ┌──────────┬──────────┬────┴─────┬──────────┐
-//	                                   │          mirror 1   mirror 2   mirror 3   mirror 4   mirror 5   (pwrite + fdatasync)
+//	                                   │          mirror 1   mirror 2   mirror 3   mirror 4   mirror 5   (one synced write each)
 //	                                   │             └──────────┴──────────┴────┬─────┴──────────┘
 //	                                   │                                        │ all members have it
 //	callers ◄── result ──── Machine.Apply ◄── committed entries ◄───────────────┘
