@@ -55,7 +55,7 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request, request *s
 		// An empty secret would let anyone sign; such a row must never be served.
 		return nil, errors.New("the access key has no secret")
 	}
-	chain, err := s.signingKeys.Verify(claim, request, secret, s.config.Now())
+	chain, err := claim.VerifyKey(request, s.signingKeys.of(claim, secret), s.config.Now())
 	if err != nil {
 		return nil, err
 	}

@@ -47,7 +47,7 @@ type Server struct {
 	metrics  *metrics
 	routes   []route
 
-	signingKeys sigv4.SigningKeys
+	signingKeys signingKeys
 }
 
 // reservation is a reserved path with its handler.

@@ -203,11 +203,17 @@ func checkPayload(payload string) error {
 // the signature. The Chain that it returns carries on to the chunks of the body. Comparing takes the same time
 // whatever the difference.
 func (c *Claim) Verify(r *Request, secret string, now time.Time) (*Chain, error) {
-	return (*SigningKeys)(nil).Verify(c, r, secret, now)
+	return c.VerifyKey(r, c.Key(secret), now)
 }
 
-// Verify is c.Verify with a key that may be here from an earlier request.
-func (k *SigningKeys) Verify(c *Claim, r *Request, secret string, now time.Time) (*Chain, error) {
+// Scope is what the claim's signing key is good for: day, region and service.
+func (c *Claim) Scope() string { return c.scope.String() }
+
+// Key makes the signing key of the claim's scope from the secret of its access key.
+func (c *Claim) Key(secret string) []byte { return c.scope.key(secret) }
+
+// VerifyKey is Verify with what Key returned for this scope before.
+func (c *Claim) VerifyKey(r *Request, key []byte, now time.Time) (*Chain, error) {
 	switch {
 	case c.Presigned && c.at.After(now.Add(MaxSkew)):
 		return nil, ErrNotYet
@@ -219,7 +225,6 @@ func (k *SigningKeys) Verify(c *Claim, r *Request, secret string, now time.Time)
 	if err := c.covers(r); err != nil {
 		return nil, err
 	}
-	key := k.key(secret, c.scope)
 	want := r.sign(key, c.at, c.scope, c.signed, c.Payload)
 	if !hmac.Equal([]byte(want), []byte(c.signature)) {
 		return nil, ErrSignature
