@@ -146,6 +146,7 @@ func clearDead(ctx context.Context, at string) error {
 
 // serveMount mounts and serves until ctx ends or somebody unmounts.
 func (s *session) serveMount(ctx context.Context, o *mountOptions, source, at string, notify *notifier) error {
+	s.tuneRuntime()
 	log, err := s.log.logger(s.err)
 	if err != nil {
 		return err

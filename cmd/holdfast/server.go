@@ -132,7 +132,7 @@ func runServer(ctx context.Context, s *session, o *serverOptions) error {
 }
 
 func (s *session) startPeer(ctx context.Context, config peer.Config, log *slog.Logger) (*peer.Peer, error) {
-	s.tuneServer()
+	s.tuneRuntime()
 	p, err := peer.Start(ctx, config, peer.Seams{FS: vfs.OS(), Now: time.Now, Log: log})
 	if errors.Is(err, peer.ErrConfig) {
 		return nil, usageError(err)
