@@ -37,7 +37,7 @@ const rotRounds = 25
 // TestBitRot damages files on up to four of twelve drives and in the peer's own directory, cold and under the running
 // peer, reads everything, has it found and rebuilt, and does so again and again on the same cluster.
 func TestBitRot(t *testing.T) {
-	rounds := 200
+	rounds := 100
 	if os.Getenv("HOLDFAST_LONG") != "" {
 		rounds = 1000
 	}
