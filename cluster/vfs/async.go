@@ -2,7 +2,6 @@ package vfs
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"sync"
@@ -159,15 +158,7 @@ func (b *batch) collect() {
 	for !b.over() {
 		events, err := b.ring.wait()
 		if err != nil {
-			// The kernel knows of no such ring: how the writes ended cannot be told any more.
-			b.ring.pool.refuse()
-			b.mu.Lock()
-			lost := b.pending
-			b.pending = nil
-			b.mu.Unlock()
-			for _, w := range lost {
-				w.Done(fmt.Errorf("collect writes: %w", err))
-			}
+			b.ring.pool.abandon(b)
 			return
 		}
 		for _, e := range events {
@@ -218,6 +209,17 @@ type ringPool struct {
 	free []*ring
 	// none is set when the kernel gives no rings.
 	none bool
+	// abandoned are batches of which nobody can tell how they ended.
+	abandoned []*batch
+}
+
+// abandon keeps a batch whose ends could not be asked for. Its writes count as hanging, because the kernel may still do
+// them: Done is never called, and their memory is never used for anything else.
+func (p *ringPool) abandon(b *batch) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.none = true
+	p.abandoned = append(p.abandoned, b)
 }
 
 // take returns nil where there is no AIO.
@@ -308,7 +310,7 @@ func (r *ring) wake() {
 	_, _ = r.done.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0})
 }
 
-// refuse ends the use of AIO.
+// refuse lets no more rings be made.
 func (p *ringPool) refuse() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
