@@ -23,11 +23,7 @@ type wire struct {
 
 // wireClient makes the wire of the client commands' options.
 func (s *session) wireClient(o *clientOptions) (*wire, error) {
-	key, err := s.config.clientKey(o.dir)
-	if err != nil {
-		return nil, err
-	}
-	transport, err := o.transport()
+	key, transport, err := s.access(o)
 	if err != nil {
 		return nil, err
 	}

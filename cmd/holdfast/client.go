@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast/holdfast/cmd/holdfast/admin"
+	"github.com/holdfast/holdfast/cmd/holdfast/peer"
 )
 
 const (
@@ -76,13 +77,19 @@ func (o *clientOptions) transport() (*http.Transport, error) {
 	return transport, nil
 }
 
-// s3Client makes the client of the object commands.
-func (s *session) s3Client(o *clientOptions) (*s3.Client, error) {
+// access finds the key that signs requests to the gateway, and what carries them.
+func (s *session) access(o *clientOptions) (*peer.Credentials, *http.Transport, error) {
 	key, err := s.config.clientKey(o.dir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	transport, err := o.transport()
+	return key, transport, err
+}
+
+// s3Client makes the client of the object commands.
+func (s *session) s3Client(o *clientOptions) (*s3.Client, error) {
+	key, transport, err := s.access(o)
 	if err != nil {
 		return nil, err
 	}
@@ -99,11 +106,7 @@ func (s *session) s3Client(o *clientOptions) (*s3.Client, error) {
 
 // adminClient makes the client of the commands that look after a cluster.
 func (s *session) adminClient(o *clientOptions) (*admin.Client, error) {
-	key, err := s.config.clientKey(o.dir)
-	if err != nil {
-		return nil, err
-	}
-	transport, err := o.transport()
+	key, transport, err := s.access(o)
 	if err != nil {
 		return nil, err
 	}
