@@ -50,13 +50,17 @@ func wantWhole(k *storetest.Kit, chunks ...chunkstore.Chunk) {
 			k.T.Fatalf("volume %d is away from home", v.ID)
 		}
 	}
+	if held, want := shardsHeld(k), int64(len(chunks)*chunkstore.Shards); held != want {
+		k.T.Fatalf("drives hold %d shards, want %d", held, want)
+	}
+}
+
+func shardsHeld(k *storetest.Kit) int64 {
 	var held int64
 	for _, d := range k.Drives {
 		held += d.Status().Shards
 	}
-	if want := int64(len(chunks) * chunkstore.Shards); held != want {
-		k.T.Fatalf("drives hold %d shards, want %d", held, want)
-	}
+	return held
 }
 
 func TestDamageIsRebuiltInPlace(t *testing.T) {
@@ -356,6 +360,7 @@ func TestRunFollowsDrives(t *testing.T) {
 		return err == nil && v.Slots == v.Home
 	})
 	k.Eventually("nothing is under-protected", func() bool { return worker.Progress().UnderProtected == 0 })
+	k.Eventually("the copies left behind are deleted", func() bool { return shardsHeld(k) == int64(len(w.Chunks)*chunkstore.Shards) })
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
