@@ -109,7 +109,7 @@ func runBench(ctx context.Context, s *session, o *benchOptions) error {
 	if b.admin, err = s.adminClient(&o.client); err != nil {
 		return err
 	}
-	if err := b.run(ctx); err != nil {
+	if err := errors.Join(b.run(ctx), b.wire.close()); err != nil {
 		return s3Error(o.client.endpoint, err)
 	}
 	if err := b.print(); err != nil {
