@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -196,31 +197,30 @@ func (g *groupReady) records() []record {
 	return list
 }
 
+// appliesBefore tells whether a Ready has entries to apply that were durable before its own are.
+func (g groupReady) appliesBefore() bool {
+	committed := g.ready.CommittedEntries
+	return len(committed) > 0 && committed[0].GetIndex() <= g.r.durable
+}
+
 // perform does what the groups want, in the order that Raft asks for: log, messages, apply; and advances them.
 func (c *core) perform(readies []groupReady, records []record) error {
-	type result struct {
-		seq uint64
-		err error
-	}
-	appendDone := make(chan result, 1)
 	first := c.log.lastSeq() + 1
-	if len(records) > 0 {
-		go func() {
-			seq, err := c.log.append(records)
-			appendDone <- result{seq, err}
-		}()
-	} else {
-		appendDone <- result{}
-	}
 	// Entries that were durable before this round are applied while the devices sync.
+	var end func() error
+	if slices.ContainsFunc(readies, groupReady.appliesBefore) {
+		end = c.beginAppend(records)
+	} else {
+		end = func() error { return c.append(records) }
+	}
 	var applyErr error
 	for i := range readies {
 		if applyErr = c.apply(readies[i].r, readies[i].ready.CommittedEntries, readies[i].r.durable); applyErr != nil {
 			break
 		}
 	}
-	if r := <-appendDone; r.err != nil {
-		return r.err
+	if err := end(); err != nil {
+		return err
 	}
 	if applyErr != nil {
 		return applyErr
@@ -231,6 +231,25 @@ func (c *core) perform(readies []groupReady, records []record) error {
 		}
 	}
 	return nil
+}
+
+// append makes records durable.
+func (c *core) append(records []record) error {
+	if len(records) == 0 {
+		return nil
+	}
+	_, err := c.log.append(records)
+	return err
+}
+
+// beginAppend begins an append beside the worker. What it returns waits for the end.
+func (c *core) beginAppend(records []record) (end func() error) {
+	if len(records) == 0 {
+		return func() error { return nil }
+	}
+	done := make(chan error, 1)
+	go func() { done <- c.append(records) }()
+	return func() error { return <-done }
 }
 
 // conclude finishes a group's Ready after its entries are durable.

@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -169,12 +170,6 @@ func values(failed map[cluster.DriveID]error) []error {
 	return list
 }
 
-// outcome is what one drive answered.
-type outcome struct {
-	id  cluster.DriveID
-	err error
-}
-
 var errSlow = errors.New("did not answer in time")
 
 // writeMembers appends on all members at once and returns which have it and why others have not. buf is not written
@@ -189,10 +184,14 @@ func (l *mirroredLog) writeMembers(members []cluster.DriveID, at place, buf []by
 				continue
 			}
 			l.writes.Add(1)
-			writes = append(writes, vfs.SyncWrite{File: d.file, Data: buf, Off: at.off, Done: func(err error) {
-				defer l.writes.Done()
-				answer(d.id, d.appended(err))
-			}})
+			var moved error
+			writes = append(writes, vfs.SyncWrite{File: d.file, Data: buf, Off: at.off,
+				Meanwhile: func() { moved = d.inPlace() },
+				Done: func(err error) {
+					defer l.writes.Done()
+					d.io.Unlock()
+					answer(d.id, cmp.Or(err, moved))
+				}})
 		}
 		vfs.StartWrites(writes)
 	})
@@ -217,35 +216,73 @@ func (l *mirroredLog) fanOut(ids []cluster.DriveID, operate func(cluster.DriveID
 	})
 }
 
-// await waits for the answers of drives, each of which begin sees to.
+// await waits for the answers of drives, each of which begin sees to. It is woken once, when the last has answered.
 func (l *mirroredLog) await(ids []cluster.DriveID, begin func(answer func(cluster.DriveID, error))) (done []cluster.DriveID, failed map[cluster.DriveID]error) {
-	failed = map[cluster.DriveID]error{}
-	answers := make(chan outcome, len(ids))
-	waiting := slices.Clone(ids)
-	begin(func(id cluster.DriveID, err error) { answers <- outcome{id, err} })
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	t := tally{waiting: slices.Clone(ids), failed: map[cluster.DriveID]error{}, complete: make(chan struct{})}
+	begin(t.answer)
 	// Steps are counted instead of looking at a clock: while this process stands still, its drives are not late.
 	ticker := time.NewTicker(l.slow / stepsToSlow)
 	defer ticker.Stop()
-	for steps := 0; len(waiting) > 0; {
-		if steps >= patience*stepsToSlow || steps >= stepsToSlow && len(done) > len(ids)/2 {
-			break
-		}
+	for steps := 1; ; steps++ {
 		select {
-		case a := <-answers:
-			waiting = without(waiting, []cluster.DriveID{a.id})
-			if a.err != nil {
-				failed[a.id] = a.err
-			} else {
-				done = append(done, a.id)
-			}
+		case <-t.complete:
+			return t.done, t.failed
 		case <-ticker.C:
-			steps++
+			if steps >= patience*stepsToSlow || steps >= stepsToSlow && t.most(len(ids)) {
+				return t.close()
+			}
 		}
 	}
-	for _, id := range waiting {
-		failed[id] = errSlow
+}
+
+// tally counts the answers of drives.
+type tally struct {
+	mu       sync.Mutex
+	waiting  []cluster.DriveID
+	done     []cluster.DriveID
+	failed   map[cluster.DriveID]error
+	closed   bool
+	complete chan struct{} // closed when nobody is waited for; nothing changes then
+}
+
+// answer notes what a drive answered, unless it is too late.
+func (t *tally) answer(id cluster.DriveID, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return
 	}
-	return done, failed
+	t.waiting = slices.DeleteFunc(t.waiting, func(d cluster.DriveID) bool { return d == id })
+	if err != nil {
+		t.failed[id] = err
+	} else {
+		t.done = append(t.done, id)
+	}
+	if len(t.waiting) == 0 {
+		t.closed = true
+		close(t.complete)
+	}
+}
+
+// most tells whether more than half have done it.
+func (t *tally) most(all int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.done) > all/2
+}
+
+// close ends the waiting: those that have not answered have failed.
+func (t *tally) close() (done []cluster.DriveID, failed map[cluster.DriveID]error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	for _, id := range t.waiting {
+		t.failed[id] = errSlow
+	}
+	return t.done, t.failed
 }
 
 // changeSet makes members, less those that cannot be reached, the mirror set, and every drive that can be reached its

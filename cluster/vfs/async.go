@@ -1,9 +1,10 @@
 package vfs
 
 import (
-	"errors"
+	"cmp"
 	"io/fs"
-	"os"
+	"math/bits"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -17,6 +18,8 @@ type SyncWrite struct {
 	File File
 	Data []byte // not to be changed before Done is called
 	Off  int64
+	// Meanwhile, unless nil, is called once before Done, where it can be while the write is under way.
+	Meanwhile func()
 	// Done is called once, from any goroutine, with what WriteSync would return. It must not wait for other writes.
 	Done func(error)
 }
@@ -39,9 +42,8 @@ func StartWrites(writes []SyncWrite) {
 	}
 	if ring := async[0].File.(*osFile).rings.take(); ring != nil {
 		n := min(len(async), ringSize)
-		b := &batch{ring: ring, submit: ring.submit, writes: async[:n:n], pending: map[uint64]SyncWrite{}, submitting: true}
+		go newBatch(ring, async[:n:n]).run()
 		async = async[n:]
-		go b.run()
 	}
 	for _, w := range async {
 		w.start()
@@ -49,7 +51,13 @@ func StartWrites(writes []SyncWrite) {
 }
 
 func (w SyncWrite) start() {
-	go func() { w.Done(w.File.WriteSync(w.Data, w.Off)) }()
+	go func() {
+		err := w.File.WriteSync(w.Data, w.Off)
+		if w.Meanwhile != nil {
+			w.Meanwhile()
+		}
+		w.Done(err)
+	}()
 }
 
 const (
@@ -60,36 +68,53 @@ const (
 	// stuckAfter is how long the kernel may take to accept the writes of a call, which takes it microseconds: a file
 	// system that is frozen accepts none before it thaws.
 	stuckAfter = 20 * time.Millisecond
+	// allWithin is how long all writes of a call are waited for together: several times what flash takes.
+	allWithin = 5 * time.Millisecond
+	// lookAgain is how often somebody who waits for single writes looks whether there is anything left to wait for.
+	lookAgain = 100 * time.Millisecond
 
-	opPwrite     = 1 // IOCB_CMD_PWRITE of linux/aio_abi.h
-	flagResultFD = 1 // IOCB_FLAG_RESFD
+	opPwrite = 1 // IOCB_CMD_PWRITE of linux/aio_abi.h
 )
 
-// batch is one call of StartWrites: one goroutine hands the writes to the kernel, one after another, and then waits for
-// their ends. When it is stuck with one, others go on with the rest.
+// batch is one call of StartWrites: one goroutine hands the writes to the kernel, a device's together, because what
+// holds up one of them holds up all, and then waits for their ends. When it is stuck with a device, others go on with
+// the rest.
 type batch struct {
 	ring   *ring
-	submit func(SyncWrite, uint64) bool // of ring
+	submit func(writes []SyncWrite, first int) (taken writeSet) // of ring
+	// writes are at most ringSize, those of a device side by side. It keeps their memory alive, too.
+	writes []SyncWrite
 
-	mu     sync.Mutex
-	writes []SyncWrite // not begun
-	begun  uint64
-	// pending are those that the kernel has, or is being given. It keeps their memory alive, too.
-	pending    map[uint64]SyncWrite
+	mu         sync.Mutex
+	begun      int      // the writes before it were begun
+	pending    writeSet // those that the kernel has, or is being given
 	submitting bool
 	collecting bool
 }
 
+// writeSet is a set of writes of a batch: bit i is writes[i].
+type writeSet uint16
+
+func newBatch(r *ring, writes []SyncWrite) *batch {
+	slices.SortStableFunc(writes, func(a, b SyncWrite) int { return cmp.Compare(a.device(), b.device()) })
+	return &batch{ring: r, submit: r.submit, writes: writes, submitting: true}
+}
+
+func (w SyncWrite) device() uint64 { return w.File.(*osFile).device }
+
 func (b *batch) run() {
 	watch := time.AfterFunc(stuckAfter, b.goAround)
 	for {
-		w, id, ok := b.next()
-		if !ok {
+		from, to := b.next()
+		if from == to {
 			break
 		}
-		if !b.submit(w, id) {
-			b.take(id)
-			w.start()
+		taken := b.submit(b.writes[from:to], from)
+		for i := from; i < to; i++ {
+			if taken>>i&1 == 0 {
+				b.take(i)
+				b.writes[i].start()
+			}
 		}
 	}
 	watch.Stop()
@@ -98,34 +123,42 @@ func (b *batch) run() {
 	collecting := b.collecting
 	b.collecting = true
 	b.mu.Unlock()
-	if collecting {
-		b.ring.wake()
-	} else {
-		b.collect()
+	if !collecting {
+		b.collect(b.meanwhile())
 	}
 }
 
-// next takes the next write to submit.
-func (b *batch) next() (w SyncWrite, id uint64, ok bool) {
+// meanwhile calls Meanwhile of all that the kernel has, and returns which these are.
+func (b *batch) meanwhile() writeSet {
+	b.mu.Lock()
+	pending := b.pending
+	b.mu.Unlock()
+	for i, w := range b.writes {
+		if pending>>i&1 != 0 && w.Meanwhile != nil {
+			w.Meanwhile()
+		}
+	}
+	return pending
+}
+
+// next takes the writes of the next device; from is to when there are none.
+func (b *batch) next() (from, to int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.writes) == 0 {
-		return w, 0, false
+	from, to = b.begun, b.begun
+	for to < len(b.writes) && b.writes[to].device() == b.writes[from].device() {
+		b.pending |= 1 << to
+		to++
 	}
-	w, id = b.writes[0], b.begun
-	b.writes = b.writes[1:]
-	b.begun++
-	b.pending[id] = w
-	return w, id, true
+	b.begun = to
+	return from, to
 }
 
 // take ends a write's being pending.
-func (b *batch) take(id uint64) SyncWrite {
+func (b *batch) take(i int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	w := b.pending[id]
-	delete(b.pending, id)
-	return w
+	b.pending &^= 1 << i
 }
 
 // goAround goes on with the writes that are not begun while run is stuck with one.
@@ -135,34 +168,49 @@ func (b *batch) goAround() {
 		b.mu.Unlock()
 		return
 	}
-	rest, collecting := b.writes, b.collecting
-	b.writes, b.collecting = nil, true
+	rest, collecting := b.writes[b.begun:], b.collecting
+	b.begun, b.collecting = len(b.writes), true
 	b.mu.Unlock()
 	for _, w := range rest {
 		w.start()
 	}
 	if !collecting {
-		go b.collect()
+		go b.collect(0)
 	}
 }
 
-// over tells that nothing comes any more.
-func (b *batch) over() bool {
+// left tells how many writes the kernel has. Over says that nothing comes any more.
+func (b *batch) left() (pending int, over bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.pending) == 0 && !b.submitting
+	return bits.OnesCount16(uint16(b.pending)), b.pending == 0 && !b.submitting
 }
 
-// collect tells how each write ended, and gives the ring back.
-func (b *batch) collect() {
-	for !b.over() {
-		events, err := b.ring.wait()
+// collect tells how each write ended, and gives the ring back. At first it waits for all together: being woken for each
+// would cost more than it helps. Whatever takes longer is waited for one by one. Told are those of which Meanwhile was
+// called.
+func (b *batch) collect(told writeSet) {
+	for together := true; ; together = false {
+		least, over := b.left()
+		if over {
+			break
+		}
+		timeout := allWithin
+		if !together {
+			least, timeout = 1, lookAgain
+		}
+		events, err := b.ring.wait(least, timeout)
 		if err != nil {
 			b.ring.pool.abandon(b)
 			return
 		}
 		for _, e := range events {
-			b.take(e.data).ended(e.res)
+			b.take(int(e.data))
+			w := b.writes[e.data]
+			if told>>e.data&1 == 0 && w.Meanwhile != nil {
+				w.Meanwhile()
+			}
+			w.ended(e.res)
 		}
 	}
 	if err := b.ring.pool.give(b.ring); err != nil {
@@ -193,13 +241,10 @@ type event struct {
 	_    int64 // a second result
 }
 
-// ring is an AIO context with an eventfd that tells of completions, so that a goroutine waits for them without a
-// thread. One batch uses it at a time.
+// ring is an AIO context. One batch uses it at a time.
 type ring struct {
 	pool    *ringPool
 	context uintptr
-	done    *os.File
-	fd      int
 	events  [ringSize]event
 }
 
@@ -247,7 +292,7 @@ func (p *ringPool) give(r *ring) error {
 		p.free = append(p.free, r)
 		return nil
 	}
-	return r.close()
+	return r.destroy()
 }
 
 func newRing(p *ringPool) (*ring, error) {
@@ -255,11 +300,6 @@ func newRing(p *ringPool) (*ring, error) {
 	if _, _, errno := unix.Syscall(unix.SYS_IO_SETUP, ringSize, uintptr(unsafe.Pointer(&r.context)), 0); errno != 0 {
 		return nil, errno
 	}
-	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
-	if err != nil {
-		return nil, errors.Join(err, r.destroy())
-	}
-	r.fd, r.done = fd, os.NewFile(uintptr(fd), "eventfd")
 	return r, nil
 }
 
@@ -270,32 +310,43 @@ func (r *ring) destroy() error {
 	return nil
 }
 
-func (r *ring) close() error { return errors.Join(r.destroy(), r.done.Close()) }
-
-// submit hands a write to the kernel, and tells whether it took it.
-func (r *ring) submit(w SyncWrite, id uint64) (taken bool) {
-	f := w.File.(*osFile)
-	// Control fails only when the file was closed; WriteSync then says so.
-	_ = f.conn.Control(func(fd uintptr) {
-		block := &iocb{
-			data: id, rwFlags: unix.RWF_DSYNC, opcode: opPwrite, fd: uint32(fd), buf: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(w.Data)))),
-			length: uint64(len(w.Data)), offset: w.Off, flags: flagResultFD, resultFD: uint32(r.fd),
+// submit hands writes to the kernel and returns those that it took; the first has the number first.
+func (r *ring) submit(writes []SyncWrite, first int) (taken writeSet) {
+	var blocks []*iocb
+	// The descriptors of all of them are held open while the kernel takes them.
+	var hold func(i int)
+	hold = func(i int) {
+		if i == len(writes) {
+			n, _, errno := unix.Syscall(unix.SYS_IO_SUBMIT, r.context, uintptr(len(blocks)), uintptr(unsafe.Pointer(unsafe.SliceData(blocks))))
+			if errno == 0 {
+				for _, b := range blocks[:n] {
+					taken |= 1 << b.data
+				}
+			}
+			return
 		}
-		n, _, errno := unix.Syscall(unix.SYS_IO_SUBMIT, r.context, 1, uintptr(unsafe.Pointer(&block)))
-		taken = errno == 0 && n == 1
-	})
+		w := writes[i]
+		err := w.File.(*osFile).conn.Control(func(fd uintptr) {
+			blocks = append(blocks, &iocb{
+				data: uint64(first + i), rwFlags: unix.RWF_DSYNC, opcode: opPwrite, fd: uint32(fd),
+				buf: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(w.Data)))), length: uint64(len(w.Data)), offset: w.Off,
+			})
+			hold(i + 1)
+		})
+		if err != nil {
+			hold(i + 1) // the file was closed, as WriteSync will say
+		}
+	}
+	hold(0)
 	return taken
 }
 
-// wait returns what has ended, perhaps nothing, when there is news.
-func (r *ring) wait() ([]event, error) {
-	var count [8]byte
-	least := uintptr(0)
-	if _, err := r.done.Read(count[:]); err != nil {
-		least = 1 // without the eventfd a thread waits
-	}
+// wait waits until at least so many writes have ended, but not longer than the timeout, and returns what has ended.
+func (r *ring) wait(least int, timeout time.Duration) ([]event, error) {
+	until := unix.NsecToTimespec(timeout.Nanoseconds())
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_IO_GETEVENTS, r.context, least, ringSize, uintptr(unsafe.Pointer(&r.events[0])), 0, 0)
+		n, _, errno := unix.Syscall6(unix.SYS_IO_GETEVENTS, r.context, uintptr(least), ringSize,
+			uintptr(unsafe.Pointer(&r.events[0])), uintptr(unsafe.Pointer(&until)), 0)
 		if errno == 0 {
 			return r.events[:n], nil
 		}
@@ -303,11 +354,6 @@ func (r *ring) wait() ([]event, error) {
 			return nil, errno
 		}
 	}
-}
-
-// wake ends a wait. A write to an eventfd fails only when it was closed, after which nobody waits.
-func (r *ring) wake() {
-	_, _ = r.done.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0})
 }
 
 // refuse lets no more rings be made.
@@ -324,7 +370,7 @@ func (w SyncWrite) ended(res int64) {
 	case res < 0:
 		w.Done(f.explain(&fs.PathError{Op: "write", Path: f.f.Name(), Err: syscall.Errno(-res)}, [][]byte{w.Data}))
 	case res < int64(len(w.Data)):
-		w.Data, w.Off = w.Data[res:], w.Off+res
+		w.Data, w.Off, w.Meanwhile = w.Data[res:], w.Off+res, nil
 		w.start()
 	default:
 		w.Done(nil)

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -13,6 +14,7 @@ func TestAWriteThatIsStuckHoldsUpNoOther(t *testing.T) {
 	system := OS()
 	dir := t.TempDir()
 	var writes []SyncWrite
+	var meanwhile [5]atomic.Int32
 	type end struct {
 		file int
 		err  error
@@ -28,7 +30,13 @@ func TestAWriteThatIsStuckHoldsUpNoOther(t *testing.T) {
 			t.Skip("no direct I/O in the directory for temporary files: ", err)
 		}
 		defer file.Close()
-		writes = append(writes, SyncWrite{File: file, Data: Aligned(Align), Done: func(err error) { ends <- end{i, err} }})
+		file.(*osFile).device = uint64(i) // as if each were on a file system of its own
+		writes = append(writes, SyncWrite{File: file, Data: Aligned(Align), Meanwhile: func() { meanwhile[i].Add(1) }, Done: func(err error) {
+			if meanwhile[i].Load() != 1 {
+				t.Errorf("write %d ended before Meanwhile", i)
+			}
+			ends <- end{i, err}
+		}})
 	}
 	ring := system.(osFS).rings.take()
 	if ring == nil {
@@ -36,12 +44,12 @@ func TestAWriteThatIsStuckHoldsUpNoOther(t *testing.T) {
 	}
 	const stuck = 2
 	thaw := make(chan struct{})
-	b := &batch{ring: ring, writes: writes, pending: map[uint64]SyncWrite{}, submitting: true}
-	b.submit = func(w SyncWrite, id uint64) bool {
-		if id == stuck {
+	b := newBatch(ring, writes)
+	b.submit = func(writes []SyncWrite, first int) writeSet {
+		if first == stuck {
 			<-thaw
 		}
-		return ring.submit(w, id)
+		return ring.submit(writes, first)
 	}
 	finished := make(chan struct{})
 	go func() {

@@ -36,7 +36,15 @@ func (o osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &osFile{f: f, conn: conn, direct: direct, rings: o.rings}, nil
+	file := &osFile{f: f, conn: conn, direct: direct, rings: o.rings}
+	if direct {
+		info, err := file.Stat()
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		file.device = info.Device
+	}
+	return file, nil
 }
 
 func (osFS) Mkdir(name string, perm fs.FileMode) error  { return os.Mkdir(name, perm) }
@@ -91,6 +99,7 @@ type osFile struct {
 	f      *os.File
 	conn   syscall.RawConn
 	direct bool
+	device uint64 // of a direct file
 	rings  *ringPool
 }
 
