@@ -137,5 +137,8 @@ func (s *session) startPeer(ctx context.Context, config peer.Config, log *slog.L
 	if errors.Is(err, peer.ErrConfig) {
 		return nil, usageError(err)
 	}
+	if err == nil {
+		go steady(ctx)
+	}
 	return p, err
 }
