@@ -26,8 +26,10 @@ const (
 	steadyLook = 100 * time.Millisecond
 	// steadyHold is how long steady keeps a processor at a time: less than the 10 ms after which Go takes it away.
 	steadyHold = 5 * time.Millisecond
-	// steadyShare is the part of a core that a process must use to count as working.
-	steadyShare = 0.05
+	// steadyLeast and steadyMost are the part of a core that a process uses which answers small questions. Below it is
+	// idle; above it is never idle, so the monitor is calm anyway, and needs every processor: a PUT of 64 MiB was 8 %
+	// slower with one less.
+	steadyLeast, steadyMost = 0.05, 0.8
 )
 
 // steady keeps Go's monitor thread calm while a server works.
@@ -43,9 +45,9 @@ func steady(ctx context.Context) {
 	used, at := processorTime(), time.Now()
 	for ctx.Err() == nil {
 		u, now := processorTime(), time.Now()
-		working := float64(u-used) > steadyShare*float64(now.Sub(at))
+		share := float64(u-used) / float64(now.Sub(at))
 		used, at = u, now
-		if !working {
+		if share < steadyLeast || share > steadyMost {
 			idle.Reset(steadyLook)
 			select {
 			case <-idle.C:
