@@ -84,7 +84,7 @@ func NewStore(config Config) (*Store, error) {
 		return nil, errors.New("chunk store needs volumes and drives")
 	}
 	if config.Memory == 0 {
-		memory, err := defaultMemory()
+		memory, err := DefaultMemory()
 		if err != nil {
 			return nil, err
 		}
@@ -170,7 +170,9 @@ func (s *Store) isClosed() bool {
 	return s.closed
 }
 
-func defaultMemory() (int64, error) {
+// DefaultMemory is the budget of row buffers, in bytes, of a Config that names none: a quarter of the machine's memory,
+// at most 1 GiB.
+func DefaultMemory() (int64, error) {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return 0, fmt.Errorf("ask for the size of memory: %w", err)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"runtime"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +19,18 @@ const waitingCalls = 4
 func (s *session) tuneRuntime() {
 	if _, set := s.config.lookup("GOMAXPROCS"); !set {
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + waitingCalls)
+	}
+}
+
+// memoryBeside is what a server may use beside its row buffers before Go collects more often than it would: so much
+// less than the 200 MiB that are promised that what Go does not count fits in, too.
+const memoryBeside = 128 << 20
+
+// limitMemory lets Go collect more often when a server comes near its promise, unless the operator set a limit. Row
+// buffers make up nearly all of its memory and have no pointers, so collecting them costs little.
+func (s *session) limitMemory(budget int64) {
+	if _, set := s.config.lookup("GOMEMLIMIT"); !set {
+		debug.SetMemoryLimit(budget + memoryBeside)
 	}
 }
 

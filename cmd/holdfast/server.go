@@ -133,6 +133,11 @@ func runServer(ctx context.Context, s *session, o *serverOptions) error {
 
 func (s *session) startPeer(ctx context.Context, config peer.Config, log *slog.Logger) (*peer.Peer, error) {
 	s.tuneRuntime()
+	budget, err := config.MemoryBudget()
+	if err != nil {
+		return nil, err
+	}
+	s.limitMemory(budget)
 	p, err := peer.Start(ctx, config, peer.Seams{FS: vfs.OS(), Now: time.Now, Log: log})
 	if errors.Is(err, peer.ErrConfig) {
 		return nil, usageError(err)

@@ -272,6 +272,14 @@ func (p *Peer) Endpoint() string {
 	return p.scheme + "://" + net.JoinHostPort(host, port)
 }
 
+// MemoryBudget is what row buffers may take of memory, in bytes.
+func (c Config) MemoryBudget() (int64, error) {
+	if c.Memory != 0 {
+		return c.Memory, nil
+	}
+	return chunkstore.DefaultMemory()
+}
+
 // Dir is the data directory.
 func (p *Peer) Dir() string { return p.config.Dir }
 
