@@ -48,7 +48,7 @@ var ErrBadRequest = errors.New("bad request for a certificate")
 // What P-256 has over it, browsers and old TLS libraries, never speaks to these ports.
 type Authority struct {
 	cluster     cluster.ClusterID
-	key         ed25519.PrivateKey
+	key         hidden[ed25519.PrivateKey]
 	certificate *x509.Certificate
 }
 
@@ -77,7 +77,7 @@ func NewAuthority(c cluster.ClusterID, now time.Time) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the cluster's authority: %w", err)
 	}
-	return &Authority{cluster: c, key: key, certificate: certificate}, nil
+	return &Authority{cluster: c, key: hide(key), certificate: certificate}, nil
 }
 
 // Cluster is the cluster that the authority signs for.
@@ -118,7 +118,7 @@ func (a *Authority) Issue(request []byte, identity Identity, now time.Time) ([]b
 		ExtKeyUsage:           usages,
 		BasicConstraintsValid: true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key, a.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key, a.key())
 	if err != nil {
 		return nil, fmt.Errorf("issue a certificate for %v: %w", identity, err)
 	}
@@ -146,7 +146,7 @@ func requestedKey(request []byte) (ed25519.PublicKey, error) {
 }
 
 // Marshal is the authority with its private key, as PEM. Whoever reads it can be any peer.
-func (a *Authority) Marshal() []byte { return marshalPair(a.key, a.certificate) }
+func (a *Authority) Marshal() []byte { return marshalPair(a.key(), a.certificate) }
 
 // ParseAuthority reads what Marshal wrote.
 func ParseAuthority(data []byte) (*Authority, error) {
@@ -158,11 +158,11 @@ func ParseAuthority(data []byte) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the cluster's authority: %w", err)
 	}
-	return &Authority{cluster: c, key: key, certificate: certificate}, nil
+	return &Authority{cluster: c, key: hide(key), certificate: certificate}, nil
 }
 
 // Format keeps the key out of logs.
-func (a *Authority) Format(f fmt.State, _ rune) {
+func (a Authority) Format(f fmt.State, _ rune) {
 	_, _ = io.WriteString(f, "authority of "+a.cluster.String())
 }
 

@@ -16,7 +16,7 @@ import (
 
 // Request is a new key that has no certificate yet.
 type Request struct {
-	key ed25519.PrivateKey
+	key hidden[ed25519.PrivateKey]
 	der []byte
 }
 
@@ -31,7 +31,7 @@ func NewRequest() (*Request, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a request for a certificate: %w", err)
 	}
-	return &Request{key: key, der: der}, nil
+	return &Request{key: hide(key), der: der}, nil
 }
 
 // Bytes is the request as Authority.Issue takes it (PKCS #10, DER). It holds no secret.
@@ -43,20 +43,20 @@ func (r *Request) Complete(certificate []byte) (*Credentials, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the certificate issued: %w: %w", ErrBadCertificate, err)
 	}
-	if !r.key.Public().(ed25519.PublicKey).Equal(parsed.PublicKey) {
+	if !r.key().Public().(ed25519.PublicKey).Equal(parsed.PublicKey) {
 		return nil, fmt.Errorf("read the certificate issued: %w: it is for another key", ErrBadCertificate)
 	}
-	return newCredentials(r.key, parsed)
+	return newCredentials(r.key(), parsed)
 }
 
 // Format keeps the key out of logs.
-func (r *Request) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "request for a certificate") }
+func (r Request) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "request for a certificate") }
 
 // Credentials are a holder's private key and its certificate. They do not change.
 type Credentials struct {
 	cluster     cluster.ClusterID
 	identity    Identity
-	key         ed25519.PrivateKey
+	key         hidden[ed25519.PrivateKey]
 	certificate *x509.Certificate
 }
 
@@ -74,7 +74,7 @@ func newCredentials(key ed25519.PrivateKey, certificate *x509.Certificate) (*Cre
 	if err != nil {
 		return nil, err
 	}
-	return &Credentials{cluster: cluster.ClusterID(id), identity: identity, key: key, certificate: certificate}, nil
+	return &Credentials{cluster: cluster.ClusterID(id), identity: identity, key: hide(key), certificate: certificate}, nil
 }
 
 // Cluster is the cluster that the credentials are for.
@@ -93,7 +93,7 @@ func (c *Credentials) RenewAt() time.Time {
 }
 
 // Marshal is the private key and the certificate as PEM, for a file that its owner alone may read.
-func (c *Credentials) Marshal() []byte { return marshalPair(c.key, c.certificate) }
+func (c *Credentials) Marshal() []byte { return marshalPair(c.key(), c.certificate) }
 
 // ParseCredentials reads what Marshal wrote.
 func ParseCredentials(data []byte) (*Credentials, error) {
@@ -109,7 +109,7 @@ func ParseCredentials(data []byte) (*Credentials, error) {
 }
 
 // Format keeps the key out of logs.
-func (c *Credentials) Format(f fmt.State, _ rune) {
+func (c Credentials) Format(f fmt.State, _ rune) {
 	_, _ = io.WriteString(f, "credentials of "+c.identity.String())
 }
 

@@ -73,7 +73,7 @@ func show(config *tls.Config, certificate *tls.Certificate) *tls.Config {
 }
 
 func pairOf(c *Credentials) *tls.Certificate {
-	return &tls.Certificate{Certificate: [][]byte{c.certificate.Raw}, PrivateKey: c.key}
+	return &tls.Certificate{Certificate: [][]byte{c.certificate.Raw}, PrivateKey: c.key()}
 }
 
 // The names of holder in a forged certificate of r's cluster.
@@ -132,7 +132,7 @@ func strangers(t *testing.T, r *realm, holder Identity) map[string]stranger {
 		"an escape in the name":   bad(uri(root + "/%70eer/" + holder.Peer.String())),
 		"the id nobody has":       bad(uri(root + "/peer/" + Identity{}.Peer.String())),
 		"an authority in between": bad(and(func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true })),
-		"the authority's own":     {&tls.Certificate{Certificate: [][]byte{r.authority.certificate.Raw}, PrivateKey: r.authority.key}, ErrBadCertificate},
+		"the authority's own":     {&tls.Certificate{Certificate: [][]byte{r.authority.certificate.Raw}, PrivateKey: r.authority.key()}, ErrBadCertificate},
 		"a certificate before ours": {forge(t, r.authority, and(func(c *x509.Certificate) {
 			c.NotBefore = r.authority.certificate.NotBefore.Add(-time.Second)
 		})), ErrBadCertificate},

@@ -49,10 +49,8 @@ type TokenID [8]byte
 
 func (id TokenID) String() string { return hex.EncodeToString(id[:]) }
 
-// secret is 128 random bits. It does not print.
-type secret [16]byte
-
-func (secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[secret]") }
+// tokenSecret is 128 random bits.
+type tokenSecret [16]byte
 
 // Token lets one new peer into the cluster, once and soon. It is made by NewToken or ParseToken.
 type Token struct {
@@ -64,27 +62,30 @@ type Token struct {
 	// Expires is by the clock of the cluster, which decides; to the second.
 	Expires time.Time
 
-	secret secret
+	secret hidden[tokenSecret]
 }
 
 // NewToken makes a token. A life of zero means TokenLife.
-func NewToken(pin Pin, addresses []string, life time.Duration, now time.Time) (Token, error) {
+func NewToken(pin Pin, addresses []string, life time.Duration, now time.Time) (*Token, error) {
 	if life == 0 {
 		life = TokenLife
 	}
 	if life < time.Second || life > MaxTokenLife {
-		return Token{}, fmt.Errorf("make a join token: a life of %v is not between 1s and %v", life, MaxTokenLife)
+		return nil, fmt.Errorf("make a join token: a life of %v is not between 1s and %v", life, MaxTokenLife)
 	}
 	if err := checkAddresses(addresses); err != nil {
-		return Token{}, fmt.Errorf("make a join token: %w", err)
+		return nil, fmt.Errorf("make a join token: %w", err)
 	}
-	t := Token{Pin: pin, Addresses: addresses, Expires: time.Unix(now.Add(life).Unix(), 0)}
-	for _, random := range [][]byte{t.ID[:], t.secret[:]} {
+	var id TokenID
+	var secret tokenSecret
+	for _, random := range [][]byte{id[:], secret[:]} {
 		if _, err := rand.Read(random); err != nil {
 			panic(err) // crypto/rand aborts the process instead
 		}
 	}
-	return t, nil
+	return &Token{
+		ID: id, Pin: pin, Addresses: addresses, Expires: time.Unix(now.Add(life).Unix(), 0), secret: hide(secret),
+	}, nil
 }
 
 func checkAddresses(addresses []string) error {
@@ -124,10 +125,11 @@ const (
 )
 
 // Encode is the token with its secret, for one person to carry to one machine.
-func (t Token) Encode() string {
+func (t *Token) Encode() string {
 	data := make([]byte, 2, tokenLimit)
 	data = append(data, t.ID[:]...)
-	data = append(data, t.secret[:]...)
+	secret := t.secret()
+	data = append(data, secret[:]...)
 	data = binary.LittleEndian.AppendUint64(data, uint64(t.Expires.Unix()))
 	data = append(data, t.Pin[:]...)
 	data = append(data, byte(len(t.Addresses)))
@@ -142,18 +144,18 @@ func (t Token) Encode() string {
 
 // ParseToken reads what Encode wrote; white space, where a terminal broke the line, does not count. Its errors quote
 // nothing of the text.
-func ParseToken(text string) (Token, error) {
+func ParseToken(text string) (*Token, error) {
 	text = strings.Join(strings.Fields(text), "")
 	if err := checkPrefix(text); err != nil {
-		return Token{}, err
+		return nil, err
 	}
 	data, err := decodeToken(text[len(tokenPrefix):])
 	if err != nil {
-		return Token{}, err
+		return nil, err
 	}
 	t, err := readToken(data)
 	if err != nil {
-		return Token{}, fmt.Errorf("%w: %w", ErrTokenDamaged, err)
+		return nil, fmt.Errorf("%w: %w", ErrTokenDamaged, err)
 	}
 	return t, nil
 }
@@ -200,10 +202,12 @@ func decodeToken(text string) ([]byte, error) {
 }
 
 // readToken reads what stands between length and checksum.
-func readToken(data []byte) (Token, error) {
-	var t Token
+func readToken(data []byte) (*Token, error) {
+	t := new(Token)
 	data = data[copy(t.ID[:], data):]
-	data = data[copy(t.secret[:], data):]
+	var secret tokenSecret
+	data = data[copy(secret[:], data):]
+	t.secret = hide(secret)
 	t.Expires = time.Unix(int64(binary.LittleEndian.Uint64(data)), 0)
 	data = data[8:]
 	data = data[copy(t.Pin[:], data):]
@@ -211,13 +215,13 @@ func readToken(data []byte) (Token, error) {
 	data = data[1:]
 	for range count {
 		if len(data) == 0 || len(data)-1 < int(data[0]) {
-			return Token{}, errors.New("addresses go past its end")
+			return nil, errors.New("addresses go past its end")
 		}
 		t.Addresses = append(t.Addresses, string(data[1:1+data[0]]))
 		data = data[1+data[0]:]
 	}
 	if len(data) != 0 {
-		return Token{}, errors.New("something follows the addresses")
+		return nil, errors.New("something follows the addresses")
 	}
 	return t, checkAddresses(t.Addresses)
 }

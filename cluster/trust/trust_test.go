@@ -105,7 +105,7 @@ func forge(t *testing.T, authority *Authority, change func(*x509.Certificate)) *
 	change(template)
 	signer, parent := key, template
 	if authority != nil {
-		signer, parent = authority.key, authority.certificate
+		signer, parent = authority.key(), authority.certificate
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, signer)
 	if err != nil {
@@ -200,4 +200,13 @@ func wantErr(t *testing.T, err, want error) {
 	if !errors.Is(err, want) {
 		t.Errorf("got %v, want %v", err, want)
 	}
+}
+
+func mustParse(t *testing.T, der []byte) *x509.Certificate {
+	t.Helper()
+	certificate, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certificate
 }

@@ -31,20 +31,21 @@ const (
 )
 
 // key is the signing key that follows from the secret: 128 random bits, so the public half gives nothing to search.
-func (t Token) key() ed25519.PrivateKey {
-	seed := sha256.Sum256(append([]byte(keyContext), t.secret[:]...))
+func (t *Token) key() ed25519.PrivateKey {
+	secret := t.secret()
+	seed := sha256.Sum256(append([]byte(keyContext), secret[:]...))
 	return ed25519.NewKeyFromSeed(seed[:])
 }
 
 // Verifier is what the cluster keeps of the token.
-func (t Token) Verifier() Verifier {
+func (t *Token) Verifier() Verifier {
 	v := Verifier{ID: t.ID, Expires: t.Expires}
 	copy(v.key[:], t.key().Public().(ed25519.PublicKey))
 	return v
 }
 
 // Prove makes the proof that goes with a request for a certificate.
-func (t Token) Prove(request []byte) Proof {
+func (t *Token) Prove(request []byte) Proof {
 	return Proof(ed25519.Sign(t.key(), proofMessage(t.ID, request)))
 }
 

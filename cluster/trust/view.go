@@ -55,7 +55,7 @@ func (v *view) with(credentials *Credentials) *view {
 	leaf := credentials.certificate
 	next := *v
 	next.credentials = credentials
-	next.own = tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: credentials.key, Leaf: leaf}
+	next.own = tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: credentials.key(), Leaf: leaf}
 	next.joining = next.own
 	for _, authority := range v.list.Authorities {
 		if leaf.CheckSignatureFrom(authority) == nil {
