@@ -16,6 +16,8 @@ type Config struct {
 	Credentials *Credentials
 	List        List
 	// Protocols are the names (ALPN) of what peers speak over TLS, the preferred one first. Nil means Protocol alone.
+	// A transport over net/http has to name "h2" or "http/1.1": its server hangs up on names it was given no
+	// TLSNextProto for, JoinProtocol among them.
 	Protocols []string
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
