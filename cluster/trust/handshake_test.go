@@ -20,9 +20,11 @@ func TestPeersMeet(t *testing.T) {
 	a, b := newPeer(), Identity{Peer: newID(), Roles: RolePeer | RoleAdmin}
 	server, client := r.store(a), r.store(b)
 	config := client.ClientConfig(a.Peer)
-	config.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+	// A client that would resume a session, by the same name at the same listener.
+	config.ClientSessionCache, config.ServerName, config.SessionTicketsDisabled = tls.NewLRUClientSessionCache(4), "peer", false
+	listening := server.ServerConfig()
 	for range 2 {
-		m := meet(t, server, server.ServerConfig(), config).want(t)
+		m := meet(t, server, listening, config).want(t)
 		if m.server.Version != tls.VersionTLS13 || m.server.NegotiatedProtocol != Protocol {
 			t.Errorf("%s, protocol %q", tls.VersionName(m.server.Version), m.server.NegotiatedProtocol)
 		}

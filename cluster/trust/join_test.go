@@ -94,6 +94,10 @@ func TestJoiningPeerTakesOnlyThePinnedCluster(t *testing.T) {
 	}
 	m := meet(t, honest, honest.JoinConfig(), PinnedConfig(Pin{1}, r.clock.Now))
 	wantErr(t, m.clientErr, ErrUnknownAuthority)
+	// The pinned authority, at a listener that speaks something else.
+	config := honest.JoinConfig()
+	config.NextProtos = nil
+	wantErr(t, meet(t, honest, config, PinnedConfig(r.authority.Pin(), r.clock.Now)).clientErr, ErrOtherProtocol)
 }
 
 // leafOfTheAuthoritysKey has the pinned key and is not an authority.
