@@ -220,18 +220,18 @@ func (b *batch) collect(told writeSet) {
 
 // iocb and event are struct iocb and struct io_event of linux/aio_abi.h.
 type iocb struct {
-	data     uint64
-	_        uint32 // the kernel's
-	rwFlags  int32
-	opcode   uint16
-	_        int16 // priority
-	fd       uint32
-	buf      uint64
-	length   uint64
-	offset   int64
-	_        uint64 // reserved
-	flags    uint32
-	resultFD uint32
+	data    uint64
+	_       uint32 // the kernel's
+	rwFlags int32
+	opcode  uint16
+	_       int16 // priority
+	fd      uint32
+	buf     uint64
+	length  uint64
+	offset  int64
+	_       uint64 // reserved
+	_       uint32 // flags
+	_       uint32 // an eventfd
 }
 
 type event struct {
