@@ -206,6 +206,7 @@ func (m *image) snapshot(ctx context.Context) (snapshot, error) {
 		return snapshot{}, err
 	}
 	m.mu.Lock()
+	early := m.sendingLocked()
 	if err := m.sendLocked(); err != nil {
 		m.mu.Unlock()
 		return snapshot{}, err
@@ -214,7 +215,7 @@ func (m *image) snapshot(ctx context.Context) (snapshot, error) {
 	// Writers may go on: what they replace stays pinned until the commit is over.
 	m.pinned = slices.Clone(m.ext)
 	m.mu.Unlock()
-	if err := m.settle(ctx); err != nil {
+	if err := m.settle(ctx, early); err != nil {
 		m.unpin()
 		return snapshot{}, err
 	}

@@ -30,12 +30,28 @@ func (m *image) sendLocked() error {
 			}
 			s.part = part
 		}
-		s.state, s.err, s.done = slabSending, nil, make(chan struct{})
-		m.tree.sending.Add(1)
-		m.tree.workers.Add(1)
-		go m.store(s)
+		m.startLocked(s)
 	}
 	return nil
+}
+
+// startLocked begins an attempt to store a slab that has a part.
+func (m *image) startLocked(s *slab) {
+	s.state, s.err, s.done = slabSending, nil, make(chan struct{})
+	m.tree.sending.Add(1)
+	m.tree.workers.Add(1)
+	go m.store(s)
+}
+
+// sendingLocked are the slabs on their way.
+func (m *image) sendingLocked() map[*slab]bool {
+	sending := map[*slab]bool{}
+	for _, s := range m.slabs {
+		if s.state == slabSending {
+			sending[s] = true
+		}
+	}
+	return sending
 }
 
 func (m *image) newPartLocked() (int, error) {
@@ -114,11 +130,22 @@ func (m *image) begin(ctx context.Context) (Upload, string, error) {
 }
 
 // settle waits until every pinned slab is stored. Each is looked at again after its attempt: a writer who waits for memory
-// may have begun another one.
-func (m *image) settle(ctx context.Context) error {
+// may have begun another one. A slab that was on its way already, one of early, gets an attempt of this commit when that
+// one fails: it may have met what no longer is.
+func (m *image) settle(ctx context.Context, early map[*slab]bool) error {
 	for {
 		m.mu.Lock()
-		under, err := m.unsettledLocked()
+		under, failed := m.unsettledLocked()
+		var err error
+		switch {
+		case failed == nil:
+		case early[failed]:
+			delete(early, failed)
+			m.startLocked(failed)
+			under = failed.done
+		default:
+			err = failed.err
+		}
 		m.mu.Unlock()
 		if under == nil || err != nil {
 			return err
@@ -131,13 +158,13 @@ func (m *image) settle(ctx context.Context) error {
 	}
 }
 
-// unsettledLocked is the end of an attempt to store a pinned slab, nil when all are stored, or why one is not.
-func (m *image) unsettledLocked() (under <-chan struct{}, err error) {
+// unsettledLocked is the end of an attempt to store a pinned slab, nil when all are stored, or one that is not.
+func (m *image) unsettledLocked() (under <-chan struct{}, failed *slab) {
 	for _, e := range m.pinned {
 		switch {
 		case e.slab == nil || e.slab.state == slabStored:
 		case e.slab.state == slabFailed:
-			return nil, e.slab.err
+			return nil, e.slab
 		default:
 			under = e.slab.done
 		}
