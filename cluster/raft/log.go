@@ -1,7 +1,6 @@
 package raft
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -184,14 +183,10 @@ func (l *mirroredLog) writeMembers(members []cluster.DriveID, at place, buf []by
 				continue
 			}
 			l.writes.Add(1)
-			var moved error
-			writes = append(writes, vfs.SyncWrite{File: d.file, Data: buf, Off: at.off,
-				Meanwhile: func() { moved = d.inPlace() },
-				Done: func(err error) {
-					defer l.writes.Done()
-					d.io.Unlock()
-					answer(d.id, cmp.Or(err, moved))
-				}})
+			writes = append(writes, vfs.SyncWrite{File: d.file, Data: buf, Off: at.off, Done: func(err error) {
+				defer l.writes.Done()
+				answer(d.id, d.appended(err))
+			}})
 		}
 		vfs.StartWrites(writes)
 	})

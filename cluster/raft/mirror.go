@@ -143,7 +143,7 @@ func (d *drive) numbers(dir, suffix string) ([]uint64, error) {
 	return list, nil
 }
 
-// append writes buf at a place of a segment and returns when it is durable. The segment stood at its path meanwhile.
+// append writes buf at a place of a segment and returns when it is durable and the segment still stands at its path.
 func (d *drive) append(at place, buf []byte, size int64) error {
 	d.io.Lock()
 	defer d.io.Unlock()
@@ -165,7 +165,7 @@ func (d *drive) append(at place, buf []byte, size int64) error {
 	return d.inPlace()
 }
 
-// ready tells whether a segment is open for an append that somebody else makes on d.file. It locks io for that.
+// ready tells whether a segment is open for an append that somebody else makes, on d.file, and ends with appended.
 func (d *drive) ready(segment uint64) bool {
 	if !d.io.TryLock() {
 		return false
@@ -177,9 +177,17 @@ func (d *drive) ready(segment uint64) bool {
 	return true
 }
 
+// appended is the end of an append that began with ready: it returns what append would.
+func (d *drive) appended(err error) error {
+	defer d.io.Unlock()
+	if err != nil {
+		return err
+	}
+	return d.inPlace()
+}
+
 // inPlace checks that the open segment is the file at its path. Bytes in a directory that somebody moved away are on
-// no drive that a restart would find. An append asks after it began: a directory that is moved a moment later is as good
-// as one moved after the append, which was on that drive, too.
+// no drive that a restart would find.
 func (d *drive) inPlace() error {
 	info, err := d.fs.Stat(d.path)
 	if err != nil {

@@ -18,8 +18,6 @@ type SyncWrite struct {
 	File File
 	Data []byte // not to be changed before Done is called
 	Off  int64
-	// Meanwhile, unless nil, is called once before Done, where it can be while the write is under way.
-	Meanwhile func()
 	// Done is called once, from any goroutine, with what WriteSync would return. It must not wait for other writes.
 	Done func(error)
 }
@@ -51,13 +49,7 @@ func StartWrites(writes []SyncWrite) {
 }
 
 func (w SyncWrite) start() {
-	go func() {
-		err := w.File.WriteSync(w.Data, w.Off)
-		if w.Meanwhile != nil {
-			w.Meanwhile()
-		}
-		w.Done(err)
-	}()
+	go func() { w.Done(w.File.WriteSync(w.Data, w.Off)) }()
 }
 
 const (
@@ -124,21 +116,8 @@ func (b *batch) run() {
 	b.collecting = true
 	b.mu.Unlock()
 	if !collecting {
-		b.collect(b.meanwhile())
+		b.collect()
 	}
-}
-
-// meanwhile calls Meanwhile of all that the kernel has, and returns which these are.
-func (b *batch) meanwhile() writeSet {
-	b.mu.Lock()
-	pending := b.pending
-	b.mu.Unlock()
-	for i, w := range b.writes {
-		if pending>>i&1 != 0 && w.Meanwhile != nil {
-			w.Meanwhile()
-		}
-	}
-	return pending
 }
 
 // next takes the writes of the next device; from is to when there are none.
@@ -175,7 +154,7 @@ func (b *batch) goAround() {
 		w.start()
 	}
 	if !collecting {
-		go b.collect(0)
+		go b.collect()
 	}
 }
 
@@ -187,9 +166,8 @@ func (b *batch) left() (pending int, over bool) {
 }
 
 // collect tells how each write ended, and gives the ring back. At first it waits for all together: being woken for each
-// would cost more than it helps. Whatever takes longer is waited for one by one. Told are those of which Meanwhile was
-// called.
-func (b *batch) collect(told writeSet) {
+// would cost more than it helps. Whatever takes longer is waited for one by one.
+func (b *batch) collect() {
 	for together := true; ; together = false {
 		least, over := b.left()
 		if over {
@@ -206,11 +184,7 @@ func (b *batch) collect(told writeSet) {
 		}
 		for _, e := range events {
 			b.take(int(e.data))
-			w := b.writes[e.data]
-			if told>>e.data&1 == 0 && w.Meanwhile != nil {
-				w.Meanwhile()
-			}
-			w.ended(e.res)
+			b.writes[e.data].ended(e.res)
 		}
 	}
 	if err := b.ring.pool.give(b.ring); err != nil {
@@ -370,7 +344,7 @@ func (w SyncWrite) ended(res int64) {
 	case res < 0:
 		w.Done(f.explain(&fs.PathError{Op: "write", Path: f.f.Name(), Err: syscall.Errno(-res)}, [][]byte{w.Data}))
 	case res < int64(len(w.Data)):
-		w.Data, w.Off, w.Meanwhile = w.Data[res:], w.Off+res, nil
+		w.Data, w.Off = w.Data[res:], w.Off+res
 		w.start()
 	default:
 		w.Done(nil)
