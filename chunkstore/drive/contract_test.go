@@ -210,13 +210,23 @@ func TestEveryByteOfAnIdentityCopyMayRot(t *testing.T) {
 }
 
 func TestDriveMovedAwayAcknowledgesNothing(t *testing.T) {
+	// The second volume has no chunk file yet, and no directory.
+	for _, volume := range []chunkstore.VolumeID{1, 2} {
+		t.Run(fmt.Sprint("volume ", volume), func(t *testing.T) { movedAway(t, volume) })
+	}
+}
+
+func movedAway(t *testing.T, volume chunkstore.VolumeID) {
 	m := newMemory(t, 1)
 	d := open(t, m)
 	first := drivetest.NewShard(drivetest.Key(1, 1, 0), 1, 5000)
 	must(t, first.Put(t.Context(), d))
 	must(t, m.Move(home, "/mnt/elsewhere"))
-	wantIs(t, drivetest.NewShard(drivetest.Key(1, 2, 0), 1, 5000).Put(t.Context(), d), chunkstore.ErrDriveDown)
+	wantIs(t, drivetest.NewShard(drivetest.Key(volume, 2, 0), 1, 5000).Put(t.Context(), d), chunkstore.ErrDriveDown)
 	wantIs(t, d.Status().Down, chunkstore.ErrDriveDown)
+	if _, err := m.Stat(home); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("another directory came into being where the drive was: %v", err)
+	}
 	_, err := first.Read(t.Context(), d)
 	wantIs(t, err, chunkstore.ErrDriveDown)
 	must(t, d.Close())

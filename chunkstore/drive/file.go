@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"sync/atomic"
 	"time"
@@ -80,7 +81,7 @@ func (d *Drive) create(s *stream) (*chunkFile, error) {
 	if _, err := rand.Read(f.header.file[:]); err != nil {
 		return nil, err
 	}
-	if err := vfs.MkdirAll(d.fs, d.volumeDir(key.volume), 0o700); err != nil {
+	if err := d.makeDir(d.volumeDir(key.volume)); err != nil {
 		return nil, err
 	}
 	// The number is spent even when what follows fails: a half-made file is never written again.
@@ -92,6 +93,15 @@ func (d *Drive) create(s *stream) (*chunkFile, error) {
 		return nil, errors.Join(err, f.retire())
 	}
 	return f, nil
+}
+
+// makeDir makes one directory where it is missing, and never those above it: a drive that was moved away must not come
+// into being again as an empty one, on whatever file system lies below its mount point.
+func (d *Drive) makeDir(name string) error {
+	if err := d.fs.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
 }
 
 func (d *Drive) writeFileHeader(f *chunkFile) error {

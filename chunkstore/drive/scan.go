@@ -67,7 +67,7 @@ type chunkFileName struct {
 // are made durable: a killed process may have made them without a sync.
 func (d *Drive) chunkFileNames() ([]chunkFileName, error) {
 	root := d.dir + "/volumes"
-	if err := vfs.MkdirAll(d.fs, root, 0o700); err != nil {
+	if err := d.makeDir(root); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(d.fs.SyncDir(d.dir), d.fs.SyncDir(root)); err != nil {
