@@ -356,12 +356,22 @@ type checkpointWriter struct {
 	index  uint64
 	prev   digest
 	pace   bool
+	synced int64     // how far the files are on the devices
+	rested time.Time // when the last pause ended
 }
+
+// paceBytes is what a paced checkpoint leaves to the page cache before it syncs: all of it at the end would hold up the
+// appends for as long as the devices take to write it. Then it pauses: three quarters of the time belong to appends.
+const (
+	paceBytes = 4 << 20
+	paceRest  = 3
+)
 
 func (d *drive) checkpointTemporary() string { return d.dir + checkpointDir + "/new" + temporarySuffix }
 
 func (l *mirroredLog) newCheckpoint(drives []*drive, number uint64, pace bool) *checkpointWriter {
-	w := &checkpointWriter{log: l, number: number, drives: drives, open: map[cluster.DriveID]vfs.File{}, failed: map[cluster.DriveID]error{}, pace: pace}
+	w := &checkpointWriter{log: l, number: number, drives: drives, open: map[cluster.DriveID]vfs.File{}, failed: map[cluster.DriveID]error{},
+		pace: pace, rested: time.Now()}
 	// A drive that is given up may answer at any time later; it then closes its file itself.
 	var mu sync.Mutex
 	files, over := map[cluster.DriveID]vfs.File{}, false
@@ -411,19 +421,20 @@ func (w *checkpointWriter) addRaw(ctx context.Context, raw []byte, sum digest) e
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	begun := time.Now()
 	off := w.off
 	w.each(func(file vfs.File) error { return writeAll(file, raw, off) })
 	if len(w.open) == 0 {
 		return fmt.Errorf("write checkpoint %d: no mirror is left", w.number)
 	}
 	w.off, w.index, w.prev = w.off+int64(len(raw)), w.index+1, sum
-	if !w.pace {
+	if !w.pace || w.off-w.synced < paceBytes {
 		return nil
 	}
-	// Half of the time belongs to appends.
+	w.each(func(file vfs.File) error { return file.Sync() })
+	w.synced = w.off
 	select {
-	case <-time.After(min(time.Since(begun), time.Second)):
+	case <-time.After(min(paceRest*time.Since(w.rested), time.Second)):
+		w.rested = time.Now()
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

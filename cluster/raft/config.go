@@ -92,8 +92,8 @@ type Config struct {
 	SlowMirror time.Duration
 	// SegmentSize is the length of a log segment. Zero means 16 MiB; at least 64 KiB, rounded up to 4 KiB. A command may take a quarter.
 	SegmentSize int64
-	// CheckpointBytes is how much log may be retained before a checkpoint is taken, when the state is not larger
-	// still. Zero means 64 MiB.
+	// CheckpointBytes is how much log is retained, unless twice the state is more: a checkpoint is taken when half of it
+	// came since the last. Zero means 256 MiB.
 	CheckpointBytes int64
 	// WriteBuffer and BlockCache are those of kv.Config.
 	WriteBuffer int
@@ -109,7 +109,7 @@ const (
 	defaultSlow        = time.Second
 	defaultSegment     = 16 << 20
 	minSegment         = 64 << 10
-	defaultCheckpoint  = 64 << 20
+	defaultCheckpoint  = 256 << 20
 	electionTicks      = 10
 	heartbeatTicks     = 2
 	maxInflightMsgs    = 256

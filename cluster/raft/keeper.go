@@ -244,14 +244,14 @@ func (c *core) afterCheckpoints(heads []checkpointHead) {
 }
 
 // checkpointDue tells whether the log since the newest checkpoint is half of what may be retained: the log reaches
-// back to the checkpoint before.
+// back to the checkpoint before. For a large state that is when as much was logged as a checkpoint writes.
 func (c *core) checkpointDue() bool {
 	c.log.mu.Lock()
 	bytes := c.log.bytes
 	c.log.mu.Unlock()
 	c.checkpointing.Lock()
 	defer c.checkpointing.Unlock()
-	return bytes-c.keptBytes > max(c.host.config.CheckpointBytes, c.lastSize)/2
+	return bytes-c.keptBytes > max(c.host.config.CheckpointBytes, 2*c.lastSize)/2
 }
 
 // checkpoint exports the state of all groups to every mirror, then lets go of the checkpoint before the last and of
