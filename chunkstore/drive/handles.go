@@ -38,7 +38,8 @@ func (h *handles) open(f *chunkFile) (*handle, error) {
 	if cached := h.find(f); cached != nil {
 		return cached, nil
 	}
-	file, err := h.fs.OpenFile(f.name, os.O_RDONLY, 0)
+	// A stream reads ahead itself. What lies behind a shard's window is mostly of other objects.
+	file, err := h.fs.OpenFile(f.name, os.O_RDONLY|vfs.Spans, 0)
 	if err != nil {
 		return nil, err
 	}

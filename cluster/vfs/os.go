@@ -20,8 +20,8 @@ func OS() FS { return osFS{&ringPool{}} }
 type osFS struct{ rings *ringPool }
 
 func (o osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
-	direct := flag&Direct != 0
-	flag &^= Direct
+	direct, spans := flag&Direct != 0, flag&Spans != 0
+	flag &^= Direct | Spans
 	if direct {
 		flag |= unix.O_DIRECT
 	}
@@ -43,6 +43,11 @@ func (o osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 			return nil, errors.Join(err, f.Close())
 		}
 		file.device = info.Device
+	}
+	if spans {
+		if err := file.control("fadvise", func(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_RANDOM) }); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
 	}
 	return file, nil
 }

@@ -14,6 +14,10 @@ import (
 // be multiples of Align. Where the file system has no O_DIRECT, OpenFile fails with ErrNoDirect.
 const Direct = 1 << 30
 
+// Spans, added to the flags of OpenFile, says that each read names all that is wanted: the kernel reads that at once,
+// and nothing ahead of it, which may be far away from what is read next.
+const Spans = 1 << 29
+
 // Align is the alignment in bytes that direct I/O needs of offsets, lengths and buffers.
 const Align = 4096
 
@@ -32,7 +36,7 @@ var (
 // Durability: a file's content is durable after File.Sync; a name (of a new, renamed or removed entry) is durable
 // after SyncDir of its directory, and so are its ancestors', each by a SyncDir of its own parent.
 type FS interface {
-	// OpenFile opens name with flags of package os (O_RDONLY, O_RDWR, O_CREATE, O_EXCL, O_TRUNC) and Direct.
+	// OpenFile opens name with flags of package os (O_RDONLY, O_RDWR, O_CREATE, O_EXCL, O_TRUNC), Direct and Spans.
 	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 	Mkdir(name string, perm fs.FileMode) error
 	// Remove removes a file or an empty directory.
