@@ -78,6 +78,9 @@ func (c *core) applySome(r *replica, entries []*raftpb.Entry, upTo uint64) (int,
 		r.lease.Store(term)
 		c.host.changed()
 	}
+	if applied := c.host.config.Applied; applied != nil {
+		applied(r.id, r.point.index)
+	}
 	for _, answer := range a.answers {
 		answer.to.finish(proposalResult{value: answer.result})
 	}

@@ -82,6 +82,9 @@ type Config struct {
 	WantMirrors int
 	// Replica is this peer's Raft id in every group that Bootstrap makes. Zero means 1.
 	Replica uint64
+	// Applied is told the index up to which a group's commands are applied, before any proposer of these is answered.
+	// Nil means that nobody asks.
+	Applied func(group GroupID, index uint64)
 	// Voters are the Raft ids of the groups that Bootstrap makes. Empty means this replica alone.
 	Voters []uint64
 	// Transport carries messages to other voters. Nil means that there are none.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -330,4 +331,24 @@ func (l *load) check(list []string) error {
 		}
 	}
 	return nil
+}
+
+// Whoever was answered knows that everybody was told of the commit before.
+func TestAppliedIsToldBeforeTheAnswer(t *testing.T) {
+	b := newBench(t, vfs.NewMemory(1), 4)
+	var told [3]atomic.Uint64
+	b.config.Applied = func(g GroupID, index uint64) { told[g].Store(index) }
+	h := b.bootstrap(t)
+	defer closeHost(t, h)
+	other := told[2].Load()
+	for i := range 100 {
+		before := told[1].Load()
+		propose(t, h, 1, fmt.Sprint("command ", i))
+		if after := told[1].Load(); after != before+1 {
+			t.Fatalf("index %d was told before a command and %d when it was answered", before, after)
+		}
+	}
+	if told[2].Load() != other {
+		t.Error("another group's index moved")
+	}
 }

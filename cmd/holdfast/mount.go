@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast/holdfast/fusefs"
+	"github.com/holdfast/holdfast/fusefs/cache"
 	"github.com/holdfast/holdfast/fusefs/remote"
 )
 
@@ -170,7 +171,7 @@ func (s *session) serveMount(ctx context.Context, o *mountOptions, source, at st
 	if err != nil {
 		return err
 	}
-	config.Objects = client
+	config.Objects = cache.New(client, client.Mark)
 	mounted, err := fusefs.Mount(ctx, *config)
 	if err != nil {
 		return errors.Join(err, closeClient(ctx, client))

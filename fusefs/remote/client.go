@@ -66,6 +66,7 @@ type Client struct {
 	services []mountpbconnect.MountServiceClient
 	pipes    pipes
 	log      *slog.Logger
+	mark     markReader
 	seq      atomic.Uint64
 	current  atomic.Uint64 // counts the changes of gateway
 
@@ -172,9 +173,12 @@ func (c *Client) openSession(ctx context.Context) error {
 	}
 	err := c.repeat(ctx, func(ctx context.Context) error {
 		svc, _ := c.service()
-		_, err := svc.OpenSession(ctx, connect.NewRequest(&mountpb.OpenSessionRequest{
+		answer, err := svc.OpenSession(ctx, connect.NewRequest(&mountpb.OpenSessionRequest{
 			Session: c.session, Bucket: c.config.Bucket, Prefix: c.config.Prefix,
 		}))
+		if err == nil {
+			c.followMark(answer.Header().Get(markHeader))
+		}
 		return err
 	})
 	if err == nil {
@@ -182,6 +186,21 @@ func (c *Client) openSession(ctx context.Context) error {
 	}
 	return err
 }
+
+// followMark reads the gateway's mark from now on, where there is one. A mount of several gateways does not: it could
+// not tell a commit of one from those of another.
+func (c *Client) followMark(place string) {
+	if place == "" || len(c.bases) > 1 {
+		return
+	}
+	if err := c.mark.follow(place); err != nil {
+		c.log.Debug("lookups are not remembered", "err", err)
+	}
+}
+
+// Mark is a number that every commit at the gateway makes larger, in most cases by one, after the commit can be seen and
+// before it is acknowledged. False: it cannot be trusted now, or the gateway is not on this machine.
+func (c *Client) Mark() (uint64, bool) { return c.mark.read() }
 
 // renew keeps the lease until Close.
 func (c *Client) renew() {
@@ -215,7 +234,7 @@ func (c *Client) Close(ctx context.Context) error {
 	})
 	c.dropPipes(true)
 	c.http.CloseIdleConnections()
-	return err
+	return errors.Join(err, c.mark.close())
 }
 
 // CloseIdleConnections lets http.Client reach the transport below.

@@ -26,6 +26,8 @@ const (
 	pipeStall = 30 * time.Second
 	// pipeGrace is how long questions may take to be answered once the service closes.
 	pipeGrace = 5 * time.Second
+	// pipeBuffer lets most questions come with one read: a small file and what is said about it.
+	pipeBuffer = 8 << 10
 	// maxPipes bounds the pipes of all mounts; mounts without one send HTTP requests.
 	maxPipes = 2048
 )
@@ -108,7 +110,7 @@ func (s *Service) openPipe(w http.ResponseWriter, r *http.Request) {
 	ctx := context.WithoutCancel(r.Context())
 	go func() {
 		defer s.pipes.serving.Done()
-		err := s.servePipe(ctx, conn, rw.Reader)
+		err := s.servePipe(ctx, conn, bufio.NewReaderSize(rw.Reader, pipeBuffer))
 		if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) {
 			s.config.Log.Debug("pipe of a mount ended", "remote", conn.RemoteAddr(), "err", err)
 		}

@@ -25,6 +25,8 @@ type ServiceConfig struct {
 	Owner func(ctx context.Context) string
 	// Lease is how long a session lives without a renewal. Zero means the package's Lease.
 	Lease time.Duration
+	// Mark shows every commit to the mounts of this machine. Nil: they ask.
+	Mark *Mark
 	// Log gets the errors of sessions that end by themselves. Nil means slog.Default().
 	Log *slog.Logger
 }
@@ -84,6 +86,7 @@ func (s *Service) Close() error {
 	s.mu.Lock()
 	all := s.sessions
 	s.sessions = map[string]*session{}
+	s.countLocked()
 	s.mu.Unlock()
 	for _, sess := range all {
 		sess.mu.Lock()
@@ -124,6 +127,7 @@ func (s *Service) OpenSession(ctx context.Context, r *connect.Request[mountpb.Op
 		return nil, toWire(tree.ErrInvalid)
 	}
 	welcome := connect.NewResponse(&mountpb.OpenSessionResponse{LeaseMs: s.config.Lease.Milliseconds()})
+	s.tellMark(r, welcome.Header())
 	if _, err := s.session(ctx, id); err == nil {
 		return welcome, nil
 	}
@@ -149,7 +153,28 @@ func (s *Service) OpenSession(ctx context.Context, r *connect.Request[mountpb.Op
 	sess.hear()
 	sess.timer = time.AfterFunc(s.config.Lease, func() { s.expire(sess) })
 	s.sessions[id] = sess
+	s.countLocked()
 	return welcome, nil
+}
+
+// countLocked lets the mark be kept while there are sessions.
+func (s *Service) countLocked() {
+	if m := s.config.Mark; m != nil {
+		m.use(len(s.sessions))
+	}
+}
+
+// tellMark says where the mark is to a mount that may be on this machine.
+func (s *Service) tellMark(r *connect.Request[mountpb.OpenSessionRequest], header http.Header) {
+	if m := s.config.Mark; m != nil && isLoopback(r.Peer().Addr) {
+		header.Set(markHeader, m.place)
+	}
+}
+
+func isLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	ip := net.ParseIP(host)
+	return err == nil && ip != nil && ip.IsLoopback()
 }
 
 // left is how much of its lease a session has, whose timer ran out. A gateway that stood still begins the lease anew.
@@ -176,6 +201,7 @@ func (s *Service) expire(sess *session) {
 		return
 	}
 	delete(s.sessions, sess.id)
+	s.countLocked()
 	s.ending.Add(1)
 	s.mu.Unlock()
 	defer s.ending.Done()
@@ -201,6 +227,7 @@ func (s *Service) CloseSession(ctx context.Context, r *connect.Request[mountpb.S
 	}
 	s.mu.Lock()
 	delete(s.sessions, sess.id)
+	s.countLocked()
 	s.mu.Unlock()
 	if err := sess.end(context.WithoutCancel(ctx)); err != nil {
 		return nil, toWire(err)

@@ -3,11 +3,15 @@
 package posix
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -246,6 +250,72 @@ func TestFileIsObjectIsFile(t *testing.T) {
 	s.Run(minute, "rm", path)
 	if _, err := client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: aws.String(home), Key: aws.String("dir/by-s3")}); err == nil {
 		t.Error("S3 still sees a file that was removed on the mount")
+	}
+}
+
+// What S3 has acknowledged is seen by the next lookup on the mount, and the other way round, whoever changed what. The
+// mount answers lookups from memory in between: it must notice every change.
+func TestEveryChangeIsSeenByTheNextLookup(t *testing.T) {
+	s := mounted(t)
+	client, ctx := s.S3(), context.Background()
+	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
+	dir := filepath.Join(s.MountDir, "both")
+	sizes := map[string]int64{} // of the files that there are
+	done := make(chan error, 1)
+	go func() {
+		done <- func() error {
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				return err
+			}
+			for round := range 400 {
+				name := fmt.Sprint("f", random.IntN(4))
+				path, key := filepath.Join(dir, name), aws.String("both/"+name)
+				size := 1 + random.Int64N(5000)
+				var err error
+				switch random.IntN(8) {
+				case 0, 1:
+					_, err = client.PutObject(ctx, &s3.PutObjectInput{Bucket: aws.String(home), Key: key, Body: bytes.NewReader(make([]byte, size))})
+					sizes[name] = size
+				case 2:
+					_, err = client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: aws.String(home), Key: key})
+					delete(sizes, name)
+				case 3, 4:
+					err = os.WriteFile(path, make([]byte, size), 0o644)
+					sizes[name] = size
+				case 5:
+					if err = os.Remove(path); errors.Is(err, fs.ErrNotExist) && sizes[name] == 0 {
+						err = nil
+					}
+					delete(sizes, name)
+				} // and now and then nothing changes
+				if err != nil {
+					return fmt.Errorf("round %d: %w", round, err)
+				}
+				for i := range 4 {
+					name := fmt.Sprint("f", i)
+					info, err := os.Stat(filepath.Join(dir, name))
+					if errors.Is(err, fs.ErrNotExist) && sizes[name] == 0 {
+						continue
+					}
+					if err != nil || info.Size() != sizes[name] {
+						return fmt.Errorf("round %d: %s is %v, %w; want %d bytes", round, name, info, err, sizes[name])
+					}
+					head, err := client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: aws.String(home), Key: aws.String("both/" + name)})
+					if err != nil || aws.ToInt64(head.ContentLength) != sizes[name] {
+						return fmt.Errorf("round %d: S3 has %v, %w; want %d bytes", round, head, err, sizes[name])
+					}
+				}
+			}
+			return nil
+		}()
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(2 * minute):
+		t.Fatal("the mount hangs")
 	}
 }
 

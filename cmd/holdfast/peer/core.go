@@ -62,6 +62,9 @@ func (p *Peer) openCore(ctx context.Context) (_ *core, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if p.mark != nil && forming == nil {
+		p.mark.Wait()
+	}
 	if c.host, err = p.openHost(ctx, c, forming != nil); err != nil {
 		return nil, err
 	}
@@ -109,6 +112,13 @@ func (p *Peer) openHost(ctx context.Context, c *core, first bool) (*raft.Host, e
 	config := raft.Config{
 		FS: p.seams.FS, StateDir: path.Join(p.config.Dir, "state"), Cluster: p.cluster, Log: p.log, SegmentSize: p.seams.LogSegment,
 		Machines: func(id raft.GroupID) raft.Machine { return machines[id] },
+	}
+	if p.mark != nil {
+		config.Applied = func(group raft.GroupID, index uint64) {
+			if group == tabletGroup {
+				p.mark.Set(index)
+			}
+		}
 	}
 	for _, s := range p.slots {
 		if state := s.look(); state.kind == slotUp {

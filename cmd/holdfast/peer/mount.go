@@ -23,7 +23,7 @@ const (
 // reserveMount serves what mounts need beside S3.
 func (c *core) reserveMount() {
 	c.mounts = &mountSessions{core: c, open: make(map[string]*mountSession)}
-	prefix, service := remote.NewService(remote.ServiceConfig{Open: c.mounts.objects, Log: c.peer.log})
+	prefix, service := remote.NewService(remote.ServiceConfig{Open: c.mounts.objects, Mark: c.peer.mark, Log: c.peer.log})
 	c.service = service
 	c.face.Reserve(prefix, service, false)
 }

@@ -36,6 +36,7 @@ import (
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/fusefs/remote"
 )
 
 // Timing of a peer.
@@ -106,6 +107,7 @@ type Peer struct {
 
 	lock     io.Closer
 	listener net.Listener
+	mark     *remote.Mark // nil where there can be none
 	server   *http.Server
 	scheme   string
 	token    string // of /-/metrics
@@ -201,6 +203,9 @@ func (p *Peer) open() error {
 		return fmt.Errorf("data directory %s: %w", dir, err)
 	}
 	p.lock = lock
+	if p.mark, err = remote.NewMark(); err != nil {
+		p.log.Info("mounts of this machine will ask for every lookup", "err", err)
+	}
 	if err := p.listen(); err != nil {
 		return err
 	}
@@ -223,6 +228,9 @@ func (p *Peer) release() error {
 		}
 	}
 	errs = append(errs, p.closeDrives())
+	if p.mark != nil {
+		errs = append(errs, p.mark.Close())
+	}
 	if p.lock != nil {
 		errs = append(errs, p.lock.Close())
 	}
