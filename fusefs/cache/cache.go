@@ -19,9 +19,11 @@ import (
 )
 
 const (
-	// maxLooks and maxNames bound what is remembered: 64 Ki answers of some 500 bytes, and 256 Ki names.
-	maxLooks = 64 << 10
-	maxNames = 256 << 10
+	// maxLooks, maxXattrs and maxNames bound what is remembered: 16 Ki answers of some 500 bytes, or 1.5 KiB with
+	// extended attributes, and 128 Ki names.
+	maxLooks  = 16 << 10
+	maxXattrs = 1 << 10
+	maxNames  = 128 << 10
 )
 
 // Objects are a bucket whose lookups are remembered. It implements tree.Objects and tree.Looker.
@@ -106,7 +108,7 @@ func (o *Objects) Look(ctx context.Context, key string) (tree.Found, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	// It may be newer than the mark. Then the mark has moved, or does when the publish that the answer crossed ends.
-	if o.known && trusted && o.at == mark {
+	if o.known && trusted && o.at == mark && xattrs(found.File)+xattrs(found.Marker) <= maxXattrs {
 		if len(o.looks) >= maxLooks {
 			clear(o.looks)
 		}
@@ -128,6 +130,18 @@ func (o *Objects) rememberedLocked(key string) (tree.Found, bool) {
 		return tree.Found{}, true
 	}
 	return tree.Found{}, false
+}
+
+// xattrs is how many bytes the extended attributes of an object take.
+func xattrs(info *tree.Info) int {
+	if info == nil {
+		return 0
+	}
+	n := 0
+	for name, value := range info.Attr.Xattrs {
+		n += len(name) + len(value)
+	}
+	return n
 }
 
 // plain tells whether a key is a path of names.

@@ -222,6 +222,22 @@ func TestAnAnswerIsTheCallersOwn(t *testing.T) {
 	}
 }
 
+func TestLargeAttributesAreNotRemembered(t *testing.T) {
+	s := newStore()
+	o := cache.New(s, s.mark)
+	for size, want := range map[int]int64{1000: 1, 2000: 2} {
+		key := fmt.Sprint(size)
+		_, err := o.Publish(t.Context(), tree.File{Key: key, Attr: tree.Attr{Xattrs: map[string][]byte{"user.a": make([]byte, size)}}})
+		must(t, err)
+		before := s.looks.Load()
+		look(t, o, key)
+		look(t, o, key)
+		if n := s.looks.Load() - before; n != want {
+			t.Errorf("%d bytes: %d lookups of the gateway, want %d", size, n, want)
+		}
+	}
+}
+
 // Every answer is compared with the store's while two clients change it, one of them through the cache.
 func TestAnswersAreTheStores(t *testing.T) {
 	hits := uint64(0)
