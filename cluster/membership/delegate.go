@@ -13,7 +13,10 @@ import (
 // delegate is what memberlist asks and tells. All but NotifyPingComplete is called under memberlist's lock.
 type delegate struct{ m *Membership }
 
-var errStranger = errors.New("not a peer of this cluster")
+var (
+	errStranger  = errors.New("not a peer of this cluster")
+	errNoAddress = errors.New("no address")
+)
 
 // NodeMeta implements memberlist.Delegate.
 func (d delegate) NodeMeta(int) []byte { return *d.m.own.Load() }
@@ -39,11 +42,14 @@ func (d delegate) NotifyAlive(node *memberlist.Node) error {
 	if id == d.m.config.Self {
 		return nil
 	}
-	if _, err := decode(node.Meta); err != nil {
-		d.m.unreadable.Add(1)
-		return err
+	_, err = decode(node.Meta)
+	if err == nil && !address(node).IsValid() {
+		err = errNoAddress
 	}
-	return nil
+	if err != nil {
+		d.m.unreadable.Add(1)
+	}
+	return err
 }
 
 // admit refuses a node whose name is not the id of a peer of the cluster.
@@ -77,8 +83,13 @@ const duplicatePause = time.Minute
 func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
 	m := d.m
 	m.duplicates.Add(1)
-	now, last := time.Now().Unix(), m.warned.Load()
-	if now-last < int64(duplicatePause/time.Second) || !m.warned.CompareAndSwap(last, now) {
+	m.mu.Lock()
+	quiet := !m.warned.IsZero() && time.Since(m.warned) < duplicatePause
+	if !quiet {
+		m.warned = time.Now()
+	}
+	m.mu.Unlock()
+	if quiet {
 		return
 	}
 	m.log.Warn("a peer's id is used at two addresses; unless it has just moved, one of the two has a copy of its drives and must be stopped",

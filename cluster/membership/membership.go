@@ -104,7 +104,6 @@ type Membership struct {
 	joins  joining
 
 	strangers, duplicates, unreadable atomic.Uint64
-	warned                            atomic.Int64 // when a duplicate was last told of, in Unix seconds
 
 	// own is what this peer tells of itself, encoded.
 	own atomic.Pointer[[]byte]
@@ -116,6 +115,7 @@ type Membership struct {
 	mu      sync.Mutex
 	members map[cluster.PeerID]*entry
 	readers map[chan struct{}]struct{}
+	warned  time.Time // when a duplicate was last told of
 }
 
 // entry is a Member as it is kept. member.State is never Suspect: that is told by suspected.

@@ -117,3 +117,7 @@ func (p *port) Shutdown() error {
 	}
 	return nil
 }
+
+func packetOf(b []byte) *memberlist.Packet {
+	return &memberlist.Packet{Buf: b, From: &net.UDPAddr{IP: net.IPv4(10, 9, 9, 9), Port: 1}, Timestamp: time.Now()}
+}
