@@ -10,7 +10,8 @@ import (
 	"github.com/holdfast/holdfast/cluster"
 )
 
-// delegate is what memberlist asks and tells. All but NotifyPingComplete is called under memberlist's lock.
+// delegate is what memberlist asks and tells. NotifyAlive, NotifyConflict and the events are called under memberlist's
+// lock, and log there: few lines, and in the order of what happened.
 type delegate struct{ m *Membership }
 
 var (
@@ -140,15 +141,22 @@ func (d delegate) NotifyLeave(node *memberlist.Node) {
 	if err != nil {
 		return
 	}
+	if name, ok := m.died(cluster.PeerID(id)); ok {
+		m.log.Info("peer is dead", "member", node.Name, "name", name, "gossip", node.Address())
+	}
+}
+
+// died returns the name of who died, false when nobody did: who said that it goes has left.
+func (m *Membership) died(id cluster.PeerID) (name string, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := m.members[cluster.PeerID(id)]
+	e := m.members[id]
 	if e == nil || e.member.State == Left {
-		return // it said that it goes
+		return "", false
 	}
 	e.member.State, e.member.Since, e.suspected = Dead, time.Now(), time.Time{}
 	m.changed()
-	m.log.Info("peer is dead", "member", node.Name, "name", e.member.Name, "gossip", e.member.Gossip.String())
+	return e.member.Name, true
 }
 
 // AckPayload implements memberlist.PingDelegate.

@@ -311,6 +311,9 @@ const leaveLimit = 5 * time.Second
 func (m *Membership) Leave(ctx context.Context) error {
 	m.leave.Lock()
 	defer m.leave.Unlock()
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("leave gossip: %w", err)
+	}
 	if m.closed {
 		return errGateClosed
 	}
@@ -328,8 +331,12 @@ func (m *Membership) Leave(ctx context.Context) error {
 	// First the word that it goes, then memberlist's: that one alone looks like death to those who are told.
 	for _, step := range []func(time.Duration) error{m.list.UpdateNode, m.list.Leave} {
 		left := time.Until(end)
-		if err := ctx.Err(); err != nil || left <= 0 {
-			return fmt.Errorf("leave gossip: %w", errors.Join(context.DeadlineExceeded, err))
+		err := ctx.Err()
+		if err == nil && left <= 0 {
+			err = context.DeadlineExceeded
+		}
+		if err != nil {
+			return fmt.Errorf("leave gossip: %w", err)
 		}
 		if err := step(left); err != nil {
 			return fmt.Errorf("leave gossip: %w", err)
