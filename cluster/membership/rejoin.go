@@ -17,6 +17,9 @@ import (
 // two dials and two exchanges at most.
 const joinLimit = 256
 
+// mergePause lies between the two exchanges of a join: the other side answers before it takes in what it was told.
+const mergePause = 50 * time.Millisecond
+
 // joining is the joins under way. An address is tried once at a time, so that one which hangs does not pile up.
 type joining struct {
 	tried, failed atomic.Uint64
@@ -116,8 +119,12 @@ func (m *Membership) join(a Address) {
 		m.joins.tried.Add(1)
 	}
 	err := m.exchange(a)
-	if err == nil && !m.up(a.ID) && m.ctx.Err() == nil {
-		err = m.exchange(a)
+	if err == nil && !m.up(a.ID) {
+		select {
+		case <-time.After(mergePause):
+			err = m.exchange(a)
+		case <-m.ctx.Done():
+		}
 	}
 	if err != nil && !wasUp && m.ctx.Err() == nil {
 		m.joins.failed.Add(1)
