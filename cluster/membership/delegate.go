@@ -1,13 +1,13 @@
 package membership
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
 	"github.com/hashicorp/memberlist"
-
-	"github.com/holdfast/holdfast/cluster"
 )
 
 // delegate is what memberlist asks and tells. NotifyAlive, NotifyConflict and the events are called under memberlist's
@@ -15,8 +15,8 @@ import (
 type delegate struct{ m *Membership }
 
 var (
-	errStranger  = errors.New("not a peer of this cluster")
-	errNoAddress = errors.New("no address")
+	errStranger = errors.New("not a peer of this cluster")
+	errForged   = errors.New("not what the peer says of itself")
 )
 
 // NodeMeta implements memberlist.Delegate.
@@ -36,40 +36,70 @@ func (delegate) MergeRemoteState([]byte, bool) {}
 
 // NotifyAlive implements memberlist.AliveDelegate: an error keeps the node out.
 func (d delegate) NotifyAlive(node *memberlist.Node) error {
-	id, err := d.m.admit(node)
-	if err != nil {
-		return err
+	m := d.m
+	name, err := parseName(node.Name)
+	if err != nil || !m.allowed(name.id) {
+		m.strangers.Add(1)
+		return errStranger
 	}
-	if id == d.m.config.Self {
+	// What others tell of this very process memberlist refutes.
+	if name == m.name || m.verified(name, node) {
 		return nil
 	}
-	_, err = decode(node.Meta)
-	if err == nil && !address(node).IsValid() {
-		err = errNoAddress
-	}
-	if err != nil {
-		d.m.unreadable.Add(1)
+	err = m.verify(name, node)
+	switch {
+	case errors.Is(err, errForged):
+		m.forged.Add(1)
+		if m.due(&m.toldForged) {
+			m.log.Warn("somebody with the gossip key claims to be another peer, or a peer signs with a key that is not known here; if it goes on, rotate the gossip key",
+				"member", name.id.String(), "gossip", node.Address(), "err", err)
+		}
+	case err != nil:
+		m.unreadable.Add(1)
 	}
 	return err
 }
 
-// admit refuses a node whose name is not the id of a peer of the cluster.
-func (m *Membership) admit(node *memberlist.Node) (cluster.PeerID, error) {
-	id, err := cluster.ParseID(node.Name)
-	// The name must be the one form of the id, else one peer could appear twice.
-	if err != nil || id.String() != node.Name || !m.allowed(cluster.PeerID(id)) {
-		m.strangers.Add(1)
-		return cluster.PeerID{}, errStranger
+// verified says whether these very bytes were found good before: most news is.
+func (m *Membership) verified(name nodeName, node *memberlist.Node) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := m.peers[name.id][name.incarnation]
+	return l != nil && l.member.Gossip == address(node) && bytes.Equal(l.meta, node.Meta)
+}
+
+// verify says whether the peer itself has told what memberlist was told of it.
+func (m *Membership) verify(name nodeName, node *memberlist.Node) error {
+	body, signature, err := unpack(node.Meta)
+	if err != nil {
+		return err
 	}
-	return cluster.PeerID(id), nil
+	told, err := parse(body)
+	if err != nil {
+		return err
+	}
+	if told.Incarnation != name.incarnation {
+		return fmt.Errorf("data of incarnation %x: %w", told.Incarnation, errForged)
+	}
+	if at := address(node); !at.IsValid() || told.gossip != at {
+		return fmt.Errorf("data of who takes gossip on %s: %w", told.gossip, errForged)
+	}
+	if err := m.config.Verify(name.id, statement(m.config.Cluster, name.id, body), signature); err != nil {
+		return fmt.Errorf("%w: %w", errForged, err)
+	}
+	return nil
 }
 
 // NotifyMerge implements memberlist.MergeDelegate: a peer that brings nobody of this cluster is not merged with. Of the
 // others NotifyAlive refuses each stranger by itself, so that one peer which was removed from the cluster a moment ago
-// does not keep apart those who still have it in their tables.
+// does not keep apart those who still have it in their tables. Who is just starting brings nobody at all, and is no
+// stranger for that.
 func (d delegate) NotifyMerge(nodes []*memberlist.Node) error {
+	if len(nodes) == 0 {
+		return nil
+	}
 	for _, node := range nodes {
-		if id, err := cluster.ParseID(node.Name); err == nil && d.m.allowed(cluster.PeerID(id)) {
+		if name, err := parseName(node.Name); err == nil && d.m.allowed(name.id) {
 			return nil
 		}
 	}
@@ -77,24 +107,32 @@ func (d delegate) NotifyMerge(nodes []*memberlist.Node) error {
 	return errStranger
 }
 
-// duplicatePause keeps a duplicate, which gossips without end, from filling the log.
-const duplicatePause = time.Minute
-
-// NotifyConflict implements memberlist.ConflictDelegate: memberlist has kept the first.
+// NotifyConflict implements memberlist.ConflictDelegate: one incarnation at two addresses. memberlist has kept the first.
 func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
-	m := d.m
+	d.m.duplicate(existing.Name, existing.Address(), other.Address())
+}
+
+// duplicate tells of one peer that runs twice.
+func (m *Membership) duplicate(member, one, two string) {
 	m.duplicates.Add(1)
+	if m.due(&m.toldDuplicate) {
+		m.log.Warn("one peer runs at two addresses; one of the two has a copy of its drives and must be stopped",
+			"member", member, "gossip", one, "other", two)
+	}
+}
+
+// tellPause keeps what comes again with every gossip from filling the log.
+const tellPause = time.Minute
+
+// due says whether it is time to tell again what was told then.
+func (m *Membership) due(told *time.Time) bool {
 	m.mu.Lock()
-	quiet := !m.warned.IsZero() && time.Since(m.warned) < duplicatePause
-	if !quiet {
-		m.warned = time.Now()
+	defer m.mu.Unlock()
+	if !told.IsZero() && time.Since(*told) < tellPause {
+		return false
 	}
-	m.mu.Unlock()
-	if quiet {
-		return
-	}
-	m.log.Warn("a peer's id is used at two addresses; unless it has just moved, one of the two has a copy of its drives and must be stopped",
-		"member", existing.Name, "kept", existing.Address(), "refused", other.Address())
+	*told = time.Now()
+	return true
 }
 
 // NotifyJoin implements memberlist.EventDelegate.
@@ -104,7 +142,7 @@ func (d delegate) NotifyJoin(node *memberlist.Node) { d.m.heard(node) }
 func (d delegate) NotifyUpdate(node *memberlist.Node) { d.m.heard(node) }
 
 func (m *Membership) heard(node *memberlist.Node) {
-	id, err := cluster.ParseID(node.Name)
+	name, err := parseName(node.Name)
 	if err != nil {
 		return
 	}
@@ -112,21 +150,7 @@ func (m *Membership) heard(node *memberlist.Node) {
 	if err != nil {
 		return
 	}
-	member := Member{ID: cluster.PeerID(id), Data: told.Data, Gossip: address(node), State: Alive, Since: time.Now()}
-	if told.leaving {
-		member.State = Left
-	}
-	m.mu.Lock()
-	before := m.members[member.ID]
-	if before != nil && before.member.State == member.State {
-		member.Since = before.member.Since
-	}
-	m.members[member.ID] = &entry{member: member}
-	m.changed()
-	m.mu.Unlock()
-	if before == nil || before.member.State != member.State {
-		m.log.Info("peer is "+member.State.String(), "member", node.Name, "name", member.Name, "gossip", member.Gossip.String())
-	}
+	m.change(name.id, func(ls lives) { ls.hear(name.id, told, bytes.Clone(node.Meta), time.Now()) })
 }
 
 func address(node *memberlist.Node) netip.AddrPort {
@@ -136,47 +160,29 @@ func address(node *memberlist.Node) netip.AddrPort {
 
 // NotifyLeave implements memberlist.EventDelegate. It is called for the dead too.
 func (d delegate) NotifyLeave(node *memberlist.Node) {
-	m := d.m
-	id, err := cluster.ParseID(node.Name)
-	if err != nil {
-		return
+	if name, err := parseName(node.Name); err == nil {
+		d.m.change(name.id, func(ls lives) { ls.die(name.incarnation, time.Now()) })
 	}
-	if name, ok := m.died(cluster.PeerID(id)); ok {
-		m.log.Info("peer is dead", "member", node.Name, "name", name, "gossip", node.Address())
-	}
-}
-
-// died returns the name of who died, false when nobody did: who said that it goes has left.
-func (m *Membership) died(id cluster.PeerID) (name string, ok bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	e := m.members[id]
-	if e == nil || e.member.State == Left {
-		return "", false
-	}
-	e.member.State, e.member.Since, e.suspected = Dead, time.Now(), time.Time{}
-	m.changed()
-	return e.member.Name, true
 }
 
 // AckPayload implements memberlist.PingDelegate.
 func (delegate) AckPayload() []byte { return nil }
 
-// NotifyPingComplete implements memberlist.PingDelegate: the node has answered this peer.
-func (d delegate) NotifyPingComplete(node *memberlist.Node, _ time.Duration, _ []byte) {
-	if id, err := cluster.ParseID(node.Name); err == nil {
-		d.m.suspect(cluster.PeerID(id), time.Time{})
-	}
-}
-
-// suspect notes since when a member has not answered; zero takes the suspicion away.
-func (m *Membership) suspect(id cluster.PeerID, since time.Time) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	e := m.members[id]
-	if e == nil || e.member.State != Alive || e.suspected.IsZero() == since.IsZero() {
+// NotifyPingComplete implements memberlist.PingDelegate: the process has answered this peer.
+func (d delegate) NotifyPingComplete(node *memberlist.Node, took time.Duration, _ []byte) {
+	m := d.m
+	name, err := parseName(node.Name)
+	if err != nil {
 		return
 	}
-	e.suspected = since
-	m.changed()
+	sent := time.Now().Add(-took)
+	var shown Member
+	twice := false
+	m.change(name.id, func(ls lives) {
+		ls.suspect(name.incarnation, time.Time{})
+		shown, twice = m.shown(name.id).look(), name.id == m.config.Self || ls.outlived(name.incarnation, sent)
+	})
+	if twice {
+		m.duplicate(name.id.String(), node.Address(), shown.Gossip.String())
+	}
 }

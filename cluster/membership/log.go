@@ -5,8 +5,6 @@ import (
 	"context"
 	"log/slog"
 	"time"
-
-	"github.com/holdfast/holdfast/cluster"
 )
 
 // logBridge takes memberlist's log lines. They are for its developers, and anybody who can reach the port can make it
@@ -18,10 +16,10 @@ var suspectLine = [2][]byte{[]byte("[INFO] memberlist: Suspect "), []byte(" has 
 
 // Write implements io.Writer for one line.
 func (b logBridge) Write(line []byte) (int, error) {
-	if name, ok := bytes.CutPrefix(line, suspectLine[0]); ok {
-		name, _, _ = bytes.Cut(name, suspectLine[1])
-		if id, err := cluster.ParseID(string(name)); err == nil {
-			b.m.suspect(cluster.PeerID(id), time.Now())
+	if text, ok := bytes.CutPrefix(line, suspectLine[0]); ok {
+		text, _, _ = bytes.Cut(text, suspectLine[1])
+		if name, err := parseName(string(text)); err == nil {
+			b.m.change(name.id, func(ls lives) { ls.suspect(name.incarnation, time.Now()) })
 		}
 	}
 	if b.m.log.Enabled(context.Background(), slog.LevelDebug) {

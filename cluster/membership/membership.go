@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 	"log/slog"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -43,56 +41,22 @@ type Config struct {
 	// Transport carries the gossip. Nil means UDP and TCP on Bind. Membership shuts it down.
 	Transport memberlist.Transport
 
+	// Sign signs bytes with this peer's own key, Verify returns nil when the signature of the bytes is that peer's. Both
+	// are called when somebody tells something new of a member, Sign at Start and by Renew alone. A signature may have up
+	// to 255 bytes, as far as there is room beside the texts of Data.
+	Sign   func(data []byte) (signature []byte, err error)
+	Verify func(peer cluster.PeerID, data, signature []byte) error
+
 	// Log gets what changes. Nil means slog's default.
 	Log *slog.Logger
 
 	Timing Timing
 }
 
-// Timing is how soon things are noticed. The zero value is right for the peers of one site; tests and far sites may set
-// more. The defaults are memberlist's for a local network, except where said.
-type Timing struct {
-	// Probe is how often one member is probed, ProbeTimeout how long it may take to answer. Zero means 1 s and 500 ms.
-	Probe, ProbeTimeout time.Duration
-	// Gossip is how often news is sent on. Zero means 200 ms.
-	Gossip time.Duration
-	// Forget is how long a dead member still gets gossip and stays in memberlist's table. Zero means 30 s.
-	Forget time.Duration
-	// Exchange is how often memberlist exchanges all it knows with one member. Zero means 30 s.
-	Exchange time.Duration
-	// Rejoin is the longest pause between two rounds that join who is not alive. Zero means 5 s, which leaves room for
-	// an attempt that is under way when a partition heals; negative means never.
-	Rejoin time.Duration
-	// Stream is how long a dial, and then an exchange, may take. Zero means 5 s: a lost SYN is sent again after 1 s and
-	// after 3 s.
-	Stream time.Duration
-}
-
-func (t Timing) withDefaults() Timing {
-	for field, value := range map[*time.Duration]time.Duration{
-		&t.Probe: time.Second, &t.ProbeTimeout: 500 * time.Millisecond, &t.Gossip: 200 * time.Millisecond,
-		&t.Forget: 30 * time.Second, &t.Exchange: 30 * time.Second, &t.Rejoin: 5 * time.Second, &t.Stream: 5 * time.Second,
-	} {
-		if *field == 0 {
-			*field = value
-		}
-	}
-	return t
-}
-
-// How long a suspect has to prove itself, in probes: 4 of them in a small cluster, twice as many when no third peer
-// confirms. And how much slower a peer probes that does not trust itself, twice. memberlist's 6 and 8 make a peer that
-// loses most others take up to a minute to find them dead, and so to take them at new addresses. They spare slow peers a
-// false death, which here is a wrong hint until the next round of rejoin.
-const (
-	suspicionFactor = 4
-	suspicionMost   = 2
-	awarenessMost   = 2
-)
-
 // Membership is this peer's part in the gossip. Close ends it.
 type Membership struct {
 	config Config
+	name   nodeName
 	ring   *ring
 	gate   *gate
 	list   *memberlist.Memberlist
@@ -103,25 +67,22 @@ type Membership struct {
 	wait   sync.WaitGroup
 	joins  joining
 
-	strangers, duplicates, unreadable atomic.Uint64
+	strangers, duplicates, forged, unreadable atomic.Uint64
 
-	// own is what this peer tells of itself, encoded.
+	// gossip is what the others are told. It does not change.
+	gossip netip.AddrPort
+	// own is what this peer tells of itself, encoded and signed.
 	own atomic.Pointer[[]byte]
 
-	// leave keeps Leave and Close apart: memberlist panics when it leaves after its end.
-	leave  sync.Mutex
-	closed bool // under leave
+	// leave keeps Renew, Leave and Close apart: memberlist panics when it leaves after its end.
+	leave           sync.Mutex
+	leaving, closed bool // under leave
 
 	mu      sync.Mutex
-	members map[cluster.PeerID]*entry
+	peers   map[cluster.PeerID]lives
 	readers map[chan struct{}]struct{}
-	warned  time.Time // when a duplicate was last told of
-}
-
-// entry is a Member as it is kept. member.State is never Suspect: that is told by suspected.
-type entry struct {
-	member    Member
-	suspected time.Time // zero: not
+	// When a duplicate and a forgery were last told of.
+	toldDuplicate, toldForged time.Time
 }
 
 // Start takes part in the gossip of the cluster. The peer joins the known peers in the background, so Start succeeds
@@ -139,7 +100,7 @@ func Start(config Config) (*Membership, error) {
 		}
 	}
 	m.gate = newGate(inner, &envelope{label: label(config.Cluster), ring: m.ring}, m.config.Timing.Stream)
-	if m.list, err = memberlist.Create(m.settings()); err != nil {
+	if err := m.begin(); err != nil {
 		m.cancel()
 		return nil, errors.Join(fmt.Errorf("gossip of peer %s: %w", config.Self, err), m.gate.Shutdown())
 	}
@@ -147,6 +108,39 @@ func Start(config Config) (*Membership, error) {
 		m.wait.Go(m.rejoin)
 	}
 	return m, nil
+}
+
+// begin settles the address, signs what is told of it, and lets memberlist run.
+func (m *Membership) begin() error {
+	settings := m.settings()
+	ip, port, err := m.gate.FinalAdvertiseAddr(settings.AdvertiseAddr, settings.AdvertisePort)
+	if err != nil {
+		return err
+	}
+	m.gossip = address(&memberlist.Node{Addr: ip, Port: uint16(port)})
+	if err := m.announce(); err != nil {
+		return err
+	}
+	m.list, err = memberlist.Create(settings)
+	return err
+}
+
+// announce signs what this peer tells of itself from now on.
+func (m *Membership) announce() error {
+	body, err := announcement{Data: m.config.Data, gossip: m.gossip, leaving: m.leaving}.body()
+	if err != nil {
+		return err
+	}
+	signature, err := m.config.Sign(statement(m.config.Cluster, m.config.Self, body))
+	if err != nil {
+		return fmt.Errorf("sign member data: %w", err)
+	}
+	own, err := pack(body, signature)
+	if err != nil {
+		return err
+	}
+	m.own.Store(&own)
+	return nil
 }
 
 func newMembership(config Config) (*Membership, error) {
@@ -162,6 +156,8 @@ func newMembership(config Config) (*Membership, error) {
 		return nil, errors.New("cluster id or peer id is zero")
 	case config.Known == nil || config.Allowed == nil:
 		return nil, errors.New("nobody says who is in the cluster")
+	case config.Sign == nil || config.Verify == nil:
+		return nil, errors.New("nobody signs or verifies member data")
 	case config.Transport == nil && !config.Bind.IsValid():
 		return nil, errors.New("no bind address")
 	case config.Transport == nil && config.Bind.Addr().IsUnspecified() && !config.Advertise.IsValid():
@@ -173,15 +169,10 @@ func newMembership(config Config) (*Membership, error) {
 	}
 	// The keys live in the ring alone from here on.
 	config.Keys = nil
-	own, err := announcement{Data: config.Data}.encode()
-	if err != nil {
-		return nil, err
-	}
 	m := &Membership{
-		config: config, ring: ring, log: config.Log.With("peer", config.Self.String()),
-		members: map[cluster.PeerID]*entry{}, readers: map[chan struct{}]struct{}{},
+		config: config, name: nodeName{config.Self, config.Data.Incarnation}, ring: ring, log: config.Log.With("peer", config.Self.String()),
+		peers: map[cluster.PeerID]lives{}, readers: map[chan struct{}]struct{}{},
 	}
-	m.own.Store(&own)
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m, nil
 }
@@ -189,78 +180,12 @@ func newMembership(config Config) (*Membership, error) {
 // label is bound into every sealed message, so that the gossip of two clusters never mixes, not even with one key.
 func label(id cluster.ClusterID) string { return "holdfast/" + id.String() }
 
-func (m *Membership) settings() *memberlist.Config {
-	timing := m.config.Timing
-	s := memberlist.DefaultLANConfig()
-	s.Name = m.config.Self.String()
-	s.Label = m.gate.envelope.label
-	s.Transport = m.gate
-	s.BindAddr, s.BindPort = m.config.Bind.Addr().String(), int(m.config.Bind.Port())
-	if n, ok := m.gate.inner.(network); ok {
-		s.BindPort = n.GetAutoBindPort()
-	}
-	if m.config.Advertise.IsValid() {
-		s.AdvertiseAddr, s.AdvertisePort = m.config.Advertise.Addr().String(), int(m.config.Advertise.Port())
-		if s.AdvertisePort == 0 {
-			s.AdvertisePort = s.BindPort
-		}
-	}
-	s.Keyring = m.ring.shared
-	s.GossipVerifyIncoming, s.GossipVerifyOutgoing = true, true
-	s.EnableCompression = false
-	s.RequireNodeNames = true
-	s.ProbeInterval, s.ProbeTimeout = timing.Probe, timing.ProbeTimeout
-	s.GossipInterval, s.GossipToTheDeadTime = timing.Gossip, timing.Forget
-	s.PushPullInterval, s.TCPTimeout = timing.Exchange, timing.Stream
-	s.SuspicionMult, s.SuspicionMaxTimeoutMult = suspicionFactor, suspicionMost
-	s.AwarenessMaxMultiplier = awarenessMost
-	// A dead peer may come back at another address, and has been silent for several probes already.
-	s.DeadNodeReclaimTime = timing.Probe
-	d := delegate{m}
-	s.Delegate, s.Events, s.Conflict, s.Merge, s.Alive, s.Ping = d, d, d, d, d, d
-	s.Logger = m.logger()
-	return s
-}
-
-func (m *Membership) logger() *log.Logger { return log.New(logBridge{m}, "", 0) }
-
-// network is UDP and TCP, with dials that can be given up.
-type network struct{ *memberlist.NetTransport }
-
-func listen(bind netip.AddrPort, logger *log.Logger) (memberlist.Transport, error) {
-	settings := &memberlist.NetTransportConfig{BindAddrs: []string{bind.Addr().String()}, BindPort: int(bind.Port()), Logger: logger}
-	// A port that is free for TCP may be taken for UDP. Only with port 0 is there another to try.
-	tries := 1
-	if bind.Port() == 0 {
-		tries = 10
-	}
-	for {
-		t, err := memberlist.NewNetTransport(settings)
-		tries--
-		if err == nil {
-			return network{t}, nil
-		}
-		if tries == 0 {
-			return nil, err
-		}
-	}
-}
-
-// DialContext implements contextDialer.
-func (network) DialContext(ctx context.Context, a memberlist.Address) (net.Conn, error) {
-	return new(net.Dialer).DialContext(ctx, "tcp", a.Addr)
-}
-
 // Members returns everybody who was ever alive and is still in the cluster, this peer too, in order of their ids.
 func (m *Membership) Members() []Member {
 	m.mu.Lock()
-	list := make([]Member, 0, len(m.members))
-	for _, e := range m.members {
-		member := e.member
-		if member.State == Alive && !e.suspected.IsZero() {
-			member.State, member.Since = Suspect, e.suspected
-		}
-		list = append(list, member)
+	list := make([]Member, 0, len(m.peers))
+	for id := range m.peers {
+		list = append(list, m.shown(id).look())
 	}
 	m.mu.Unlock()
 	list = slices.DeleteFunc(list, func(member Member) bool { return !m.allowed(member.ID) })
@@ -272,12 +197,39 @@ func (m *Membership) allowed(id cluster.PeerID) bool {
 	return id == m.config.Self || m.config.Allowed(id)
 }
 
-// Gossip returns the address that the others are told.
-func (m *Membership) Gossip() netip.AddrPort {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.members[m.config.Self].member.Gossip
+// shown is the process that stands for the peer, nil when none was heard of. This peer stands for itself. m.mu is held.
+func (m *Membership) shown(id cluster.PeerID) *life {
+	if id == m.config.Self {
+		return m.peers[id][m.name.incarnation]
+	}
+	return m.peers[id].shown()
 }
+
+// change applies f to the lives of a peer under m.mu, and tells of it when the peer looks different then.
+func (m *Membership) change(id cluster.PeerID, f func(lives)) {
+	m.mu.Lock()
+	before := m.shown(id).look()
+	if m.peers[id] == nil {
+		m.peers[id] = lives{}
+	}
+	f(m.peers[id])
+	after := m.shown(id).look()
+	if len(m.peers[id]) == 0 {
+		delete(m.peers, id)
+	}
+	if before != after {
+		m.changed()
+	}
+	m.mu.Unlock()
+	// A suspicion that comes to nothing is no news for an operator.
+	news := before.State.settled() != after.State.settled() || before.Incarnation != after.Incarnation
+	if news && after.State != Unseen {
+		m.log.Info("peer is "+after.State.String(), "member", id.String(), "name", after.Name, "gossip", after.Gossip.String())
+	}
+}
+
+// Gossip returns the address that the others are told.
+func (m *Membership) Gossip() netip.AddrPort { return m.gossip }
 
 // Subscribe returns a channel that gets a value after Members has changed, one for all the changes since the last value
 // was taken, and a function that ends it. Close closes no channel.
@@ -301,63 +253,4 @@ func (m *Membership) changed() {
 		default: // one is waiting there already
 		}
 	}
-}
-
-// leaveLimit is how long Leave takes at most: each of its two messages is sent on a handful of times.
-const leaveLimit = 5 * time.Second
-
-// Leave tells the others that this peer goes, so that they take it as left and not as dead. Call Close afterwards. It
-// takes until ctx's deadline at most, or 5 s.
-func (m *Membership) Leave(ctx context.Context) error {
-	m.leave.Lock()
-	defer m.leave.Unlock()
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("leave gossip: %w", err)
-	}
-	if m.closed {
-		return errGateClosed
-	}
-	m.cancel()
-	data := announcement{Data: m.config.Data, leaving: true}
-	own, err := data.encode()
-	if err != nil {
-		return err
-	}
-	m.own.Store(&own)
-	end := time.Now().Add(leaveLimit)
-	if deadline, ok := ctx.Deadline(); ok && deadline.Before(end) {
-		end = deadline
-	}
-	// First the word that it goes, then memberlist's: that one alone looks like death to those who are told.
-	for _, step := range []func(time.Duration) error{m.list.UpdateNode, m.list.Leave} {
-		left := time.Until(end)
-		err := ctx.Err()
-		if err == nil && left <= 0 {
-			err = context.DeadlineExceeded
-		}
-		if err != nil {
-			return fmt.Errorf("leave gossip: %w", err)
-		}
-		if err := step(left); err != nil {
-			return fmt.Errorf("leave gossip: %w", err)
-		}
-	}
-	return nil
-}
-
-// Close ends the gossip without a word; the others find this peer dead unless it left. Joins that hang are given up.
-func (m *Membership) Close() error {
-	m.leave.Lock()
-	defer m.leave.Unlock()
-	if m.closed {
-		return nil
-	}
-	m.closed = true
-	m.cancel()
-	err := m.list.Shutdown()
-	m.wait.Wait()
-	if err != nil {
-		return fmt.Errorf("close gossip: %w", err)
-	}
-	return nil
 }

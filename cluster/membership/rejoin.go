@@ -2,9 +2,11 @@ package membership
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -67,10 +69,8 @@ func (m *Membership) rejoin() {
 }
 
 // targets returns, in random order, every known peer that is not alive, where the root group has it and where it was
-// last heard of, and one member that is alive.
-//
-// That one is for the peer which came back at another address before all had found it dead: those refuse the new address
-// and it sees them alive, so neither would join the other. What it exchanges with anybody who takes it travels on.
+// last heard of, and one member that is alive, for what gossip has not brought: memberlist by itself exchanges with one
+// member every 30 s only.
 func (m *Membership) targets() []Address {
 	var list, alive []Address
 	for _, a := range m.config.Known() {
@@ -106,8 +106,7 @@ func (m *Membership) targets() []Address {
 func (m *Membership) up(id cluster.PeerID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := m.members[id]
-	return e != nil && e.member.State.Up()
+	return m.shown(id).look().State.Up()
 }
 
 // join exchanges everything with the address, a second time if the peer is not alive then: in the first exchange each
@@ -174,17 +173,25 @@ func lookUp(ctx context.Context, hostPort string) ([]string, error) {
 // forget drops members that are no longer in the cluster and not alive, and suspicions that came to nothing: an answer
 // by way of a third peer ends them without a word to us.
 func (m *Membership) forget() {
-	longest := suspicionFactor * suspicionMost * m.config.Timing.Probe
-	for _, member := range m.Members() {
-		if member.State == Suspect && time.Since(member.Since) > longest {
-			m.suspect(member.ID, time.Time{})
-		}
+	old := time.Now().Add(-suspicionFactor * suspicionMost * m.config.Timing.Probe)
+	for _, id := range m.ids() {
+		allowed := m.allowed(id)
+		m.change(id, func(ls lives) {
+			for incarnation, l := range ls {
+				switch {
+				case !allowed && !l.up():
+					delete(ls, incarnation)
+				case !l.suspected.IsZero() && l.suspected.Before(old):
+					l.suspected = time.Time{}
+				}
+			}
+		})
 	}
+}
+
+// ids are the peers that were heard of.
+func (m *Membership) ids() []cluster.PeerID {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for id, e := range m.members {
-		if !e.member.State.Up() && !m.allowed(id) {
-			delete(m.members, id)
-		}
-	}
+	return slices.Collect(maps.Keys(m.peers))
 }

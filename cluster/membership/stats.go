@@ -5,9 +5,12 @@ type Stats struct {
 	// Packets and streams that were dropped: of another cluster; sealed with no key of the ring, or not sealed; not in
 	// the form that peers send; seen before; too many at once.
 	WrongLabel, WrongKey, Malformed, Replayed, Busy uint64
-	// News of members that was refused, as often as it came: of who is not in the cluster; of an id at a second address;
-	// with data that this release cannot read.
-	Strangers, Duplicates, Unreadable uint64
+	// News of members that was refused, as often as it came: of who is not in the cluster; not signed by the peer, or
+	// told for another process or address than the signed one; with data that this release cannot read.
+	Strangers, Forged, Unreadable uint64
+	// Signs that one peer runs twice, as often as they were seen: an older process of it that still answers, or one
+	// incarnation at two addresses.
+	Duplicates uint64
 	// Joins of peers that were not alive.
 	Joins, JoinsFailed uint64
 	// Members by state, this peer too. Unseen counts known peers that were never heard of.
@@ -19,7 +22,7 @@ func (m *Membership) Stats() Stats {
 	dropped := func(why refusal) uint64 { return m.gate.refused[why].Load() }
 	s := Stats{
 		WrongLabel: dropped(wrongLabel), WrongKey: dropped(wrongKey), Malformed: dropped(malformed), Replayed: dropped(replayed), Busy: dropped(busy),
-		Strangers: m.strangers.Load(), Duplicates: m.duplicates.Load(), Unreadable: m.unreadable.Load(),
+		Strangers: m.strangers.Load(), Forged: m.forged.Load(), Unreadable: m.unreadable.Load(), Duplicates: m.duplicates.Load(),
 		Joins: m.joins.tried.Load(), JoinsFailed: m.joins.failed.Load(),
 	}
 	states := map[State]int{}
