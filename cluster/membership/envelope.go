@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"sync"
+	"sync/atomic"
 )
 
 // What memberlist 0.7 sends, as far as it must be known to refuse the rest.
@@ -31,6 +32,13 @@ const (
 // 150 around it. More is read from nobody, since the length comes before the proof that the sender has a key.
 const streamLimit = 4 << 20
 
+// unprovenLimit is how much is held of all streams together whose senders have not proven that they have a key: with
+// what buffers grow by, at most twice as many bytes of memory. Room is taken for a block at a time, as it arrives.
+const (
+	unprovenLimit = 16 << 20
+	unprovenBlock = 64 << 10
+)
+
 // refusal is why a packet or a stream was dropped; none means that it was not.
 type refusal int
 
@@ -53,6 +61,8 @@ type envelope struct {
 	label string
 	ring  *ring
 	seen  nonces
+	// unproven is how many bytes are held of streams that are not opened yet, rounded up to blocks.
+	unproven atomic.Int64
 }
 
 // packet judges one datagram: label, sealed message.
@@ -127,18 +137,36 @@ func (e *envelope) answer(from io.Reader) ([]byte, error) {
 	if size > streamLimit {
 		return nil, malformed
 	}
-	// The buffer grows with what arrives, not with what was announced.
-	body := bytes.NewBuffer(head[:])
-	if _, err := io.CopyN(body, from, int64(size)); err == io.EOF {
-		return nil, malformed
-	} else if err != nil {
+	body, held, err := e.body(from, head[:], int(size))
+	defer e.unproven.Add(-held)
+	if err != nil {
 		return nil, err
 	}
 	bound := append(head[:5:5], e.label...)
-	if why := e.judge(body.Bytes()[5:], bound, streamKind); why != none {
+	if why := e.judge(body[5:], bound, streamKind); why != none {
 		return nil, why
 	}
-	return body.Bytes(), nil
+	return body, nil
+}
+
+// body reads so many bytes behind the head, and returns both. The buffer grows with what arrives, not with what was
+// announced. The caller gives back what is held of unproven.
+func (e *envelope) body(from io.Reader, head []byte, size int) (body []byte, held int64, err error) {
+	buffer := bytes.NewBuffer(head)
+	for size > 0 {
+		held += unprovenBlock
+		if e.unproven.Add(unprovenBlock) > unprovenLimit {
+			return nil, held, busy
+		}
+		block := min(size, unprovenBlock)
+		if _, err := io.CopyN(buffer, from, int64(block)); err == io.EOF {
+			return nil, held, malformed
+		} else if err != nil {
+			return nil, held, err
+		}
+		size -= block
+	}
+	return buffer.Bytes(), held, nil
 }
 
 // judge opens a sealed message, bound to the given bytes, and looks whether it is new and of a kind that is sent.

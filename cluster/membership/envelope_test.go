@@ -228,6 +228,40 @@ func TestSilentStreamsAreCutAndBounded(t *testing.T) {
 	})
 }
 
+// TestUnprovenStreamsHoldLittle: without a key, many large messages at once take little memory, and it comes back.
+func TestUnprovenStreamsHoldLittle(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := newGroup(t, 1, nil)
+		e := g.peers[0].gate.envelope
+		from := g.wire.port()
+		var writers sync.WaitGroup
+		for range admitLimit {
+			conn, err := from.DialTimeout(g.known[0].Gossip, time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			writers.Go(func() {
+				head := binary.BigEndian.AppendUint32([]byte{kindSealed}, streamLimit)
+				_, _ = conn.Write(labelled(label(testCluster), head))
+				_, _ = conn.Write(make([]byte, streamLimit-1)) // then silence
+			})
+			t.Cleanup(func() { _ = conn.Close() })
+		}
+		synctest.Wait()
+		if got := e.unproven.Load(); got > unprovenLimit {
+			t.Errorf("%d bytes are held", got)
+		}
+		if s := g.peers[0].Stats(); s.Busy < admitLimit-unprovenLimit/streamLimit {
+			t.Errorf("stats %+v", s)
+		}
+		await(t, soon, "cut and given back", func() bool {
+			s := g.peers[0].Stats()
+			return s.Malformed+s.Busy == admitLimit && e.unproven.Load() == 0
+		})
+		writers.Wait()
+	})
+}
+
 // TestAnAnswerIsCheckedToo: a peer that is joined may answer with anything.
 func TestAnAnswerIsCheckedToo(t *testing.T) {
 	for name, answer := range map[string][]byte{

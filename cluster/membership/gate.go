@@ -13,8 +13,8 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// admitLimit is how many streams are read at once before it is known that their senders have a key. Each can hold
-// streamLimit bytes of memory, if it sends them.
+// admitLimit is how many streams are read at once before it is known that their senders have a key. What they hold
+// together is limited too.
 const admitLimit = 32
 
 var errGateClosed = errors.New("gossip is closed")
