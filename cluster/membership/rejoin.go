@@ -19,8 +19,16 @@ import (
 // two dials and two exchanges at most.
 const joinLimit = 256
 
-// mergePause lies between the two exchanges of a join: the other side answers before it takes in what it was told.
-const mergePause = 50 * time.Millisecond
+// mergePause lies between the first two exchanges of a join: the other side answers before it takes in what it was
+// told. A busy machine may take longer, so up to mergeTries more follow, each after four times as long.
+const (
+	mergePause = 50 * time.Millisecond
+	mergeTries = 3
+)
+
+// exchangeMost is in how large a cluster every peer exchanges with somebody who is alive in every round. In a larger one
+// fewer do, so that a peer is not asked more often: each exchange holds what is known of all.
+const exchangeMost = 32
 
 // joining is the joins under way. An address is tried once at a time, so that one which hangs does not pile up.
 type joining struct {
@@ -88,7 +96,7 @@ func (m *Membership) targets() []Address {
 			list = append(list, a)
 		}
 	}
-	if len(alive) > 0 {
+	if len(alive) > 0 && rand.IntN(len(alive)) < exchangeMost {
 		list = append(list, alive[rand.IntN(len(alive))])
 	}
 	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
@@ -109,8 +117,8 @@ func (m *Membership) up(id cluster.PeerID) bool {
 	return m.shown(id).look().State.Up()
 }
 
-// join exchanges everything with the address, a second time if the peer is not alive then: in the first exchange each
-// side learns that the other holds it dead and raises its number, which the second carries.
+// join exchanges everything with the address, again if the peer is not alive then: in the first exchange each side learns
+// that the other holds it dead and raises its number, which the second carries.
 func (m *Membership) join(a Address) {
 	defer m.joins.end(a)
 	wasUp := m.up(a.ID)
@@ -118,12 +126,18 @@ func (m *Membership) join(a Address) {
 		m.joins.tried.Add(1)
 	}
 	err := m.exchange(a)
-	if err == nil && !m.up(a.ID) {
+	pause := mergePause
+	for range mergeTries {
+		if err != nil || m.up(a.ID) {
+			break
+		}
 		select {
-		case <-time.After(mergePause):
+		case <-time.After(pause):
 			err = m.exchange(a)
 		case <-m.ctx.Done():
+			return
 		}
+		pause *= 4
 	}
 	if err != nil && !wasUp && m.ctx.Err() == nil {
 		m.joins.failed.Add(1)
