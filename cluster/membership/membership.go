@@ -17,8 +17,8 @@ import (
 	"github.com/holdfast/holdfast/cluster"
 )
 
-// Config says who this peer is and whom it may meet. The functions may not block and not call the Membership: they are
-// asked for every message about a member.
+// Config says who this peer is and whom it may meet. The functions may not block and not call the Membership: Known,
+// Allowed and Verify are asked for messages about members.
 type Config struct {
 	Cluster cluster.ClusterID
 	Self    cluster.PeerID
@@ -41,9 +41,9 @@ type Config struct {
 	// Transport carries the gossip. Nil means UDP and TCP on Bind. Membership shuts it down.
 	Transport memberlist.Transport
 
-	// Sign signs bytes with this peer's own key, Verify returns nil when the signature of the bytes is that peer's. Both
-	// are called when somebody tells something new of a member, Sign at Start and by Renew alone. A signature may have up
-	// to 255 bytes, as far as there is room beside the texts of Data.
+	// Sign signs bytes with this peer's own key, at Start, Renew and Leave. A signature may have up to 255 bytes, as far
+	// as there is room beside the texts of Data. Verify returns nil when the signature of the bytes is that peer's; it is
+	// asked for what is new of a member, and gets bytes from outside.
 	Sign   func(data []byte) (signature []byte, err error)
 	Verify func(peer cluster.PeerID, data, signature []byte) error
 
