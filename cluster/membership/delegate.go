@@ -17,6 +17,7 @@ type delegate struct{ m *Membership }
 var (
 	errStranger = errors.New("not a peer of this cluster")
 	errForged   = errors.New("not what the peer says of itself")
+	errCrowded  = errors.New("too many processes of one peer")
 )
 
 // NodeMeta implements memberlist.Delegate.
@@ -43,7 +44,7 @@ func (d delegate) NotifyAlive(node *memberlist.Node) error {
 		return errStranger
 	}
 	// What others tell of this very process memberlist refutes.
-	if name == m.name || m.verified(name, node) {
+	if name == m.name && address(node) == m.gossip || m.verified(name, node) {
 		return nil
 	}
 	err = m.verify(name, node)
@@ -54,6 +55,8 @@ func (d delegate) NotifyAlive(node *memberlist.Node) error {
 			m.log.Warn("somebody with the gossip key claims to be another peer, or a peer signs with a key that is not known here; if it goes on, rotate the gossip key",
 				"member", name.id.String(), "gossip", node.Address(), "err", err)
 		}
+	case errors.Is(err, errCrowded):
+		m.duplicate(name.id.String(), node.Address(), "many")
 	case err != nil:
 		m.unreadable.Add(1)
 	}
@@ -86,6 +89,16 @@ func (m *Membership) verify(name nodeName, node *memberlist.Node) error {
 	}
 	if err := m.config.Verify(name.id, statement(m.config.Cluster, name.id, body), signature); err != nil {
 		return fmt.Errorf("%w: %w", errForged, err)
+	}
+	return m.room(name)
+}
+
+// room says whether one more process of the peer may be heard of.
+func (m *Membership) room(name nodeName) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if ls := m.peers[name.id]; ls[name.incarnation] == nil && len(ls) >= livesLimit {
+		return errCrowded
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -127,6 +128,8 @@ func TestOnlyThePeersOwnWordIsGood(t *testing.T) {
 			"at another address":     {two, []byte{10, 1, 2, 4}, 7000, body, good, errForged},
 			"at another port":        {two, []byte{10, 1, 2, 3}, 7001, body, good, errForged},
 			"at no address":          {two, nil, 7000, body, good, errForged},
+			"as who is told, moved":  {m.name.String(), []byte{10, 1, 2, 3}, 7000, body, good, errForged},
+			"as who is told, here":   {m.name.String(), m.gossip.Addr().AsSlice(), m.gossip.Port(), body, good, nil}, // memberlist refutes it
 			"who is not in it":       {nodeName{peerID(8), 5}.String(), []byte{10, 1, 2, 3}, 7000, body, good, errStranger},
 			"by the id alone":        {peerID(2).String(), []byte{10, 1, 2, 3}, 7000, body, good, errStranger},
 			"a body that is cut":     {two, []byte{10, 1, 2, 3}, 7000, body[:len(body)-1], good, errBadData},
@@ -183,6 +186,44 @@ func TestAPeerWithANewKey(t *testing.T) {
 		}
 		if err := g.peers[1].Renew(context.Background()); !errors.Is(err, errGateClosed) {
 			t.Errorf("renewed by who has left: %v", err)
+		}
+	})
+}
+
+// TestOnePeerHasRoomForFewProcesses: a peer that signs one process after the other fills nobody's memory.
+func TestOnePeerHasRoomForFewProcesses(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := newGroup(t, 1, nil)
+		g.mu.Lock()
+		g.known = append(g.known, Address{peerID(7), ""})
+		g.mu.Unlock()
+		m := g.peers[0]
+		hears := func(incarnation uint64) error {
+			told := golden
+			told.Incarnation, told.gossip, told.leaving = incarnation, netip.AddrPortFrom(golden.gossip.Addr(), uint16(7000+incarnation)), false
+			node := &memberlist.Node{
+				Name: nodeName{peerID(7), incarnation}.String(), Addr: told.gossip.Addr().AsSlice(), Port: told.gossip.Port(), Meta: encode(t, told),
+			}
+			err := delegate{m}.NotifyAlive(node)
+			if err == nil {
+				delegate{m}.NotifyJoin(node)
+			}
+			return err
+		}
+		for i := range uint64(livesLimit) {
+			if err := hears(i + 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := hears(livesLimit + 1); !errors.Is(err, errCrowded) || m.Stats().Duplicates != 1 {
+			t.Errorf("one too many: %v, %+v", err, m.Stats())
+		}
+		if err := hears(livesLimit); err != nil {
+			t.Errorf("one that is known: %v", err)
+		}
+		delegate{m}.NotifyLeave(&memberlist.Node{Name: nodeName{peerID(7), 1}.String()})
+		if err := hears(livesLimit + 1); err != nil {
+			t.Errorf("when another is dead: %v", err)
 		}
 	})
 }

@@ -96,6 +96,31 @@ func TestPeersThatMovedTogetherAreFound(t *testing.T) {
 	}
 }
 
+// TestAPeerThatMovesInAPartitionIsFound: nobody on the other side has ever heard of its new address.
+func TestAPeerThatMovesInAPartitionIsFound(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := newGroup(t, 5, nil)
+		g.awaitWhole(soon)
+		rest := map[string]bool{}
+		for _, a := range g.known[1:] {
+			rest[a.Gossip] = true
+		}
+		g.wire.setCut(func(from, to string) bool { return rest[from] != rest[to] })
+		g.kill(1)
+		g.comeBack(1, "")
+		await(t, soon, "dead", func() bool { return seen(g.peers[1], 1).State == Dead })
+		<-time.After(90 * time.Second)
+		if s := g.peers[0].Stats(); s.Alive != 1 {
+			t.Fatalf("not cut: %+v", s)
+		}
+		g.wire.setCut(nil)
+		g.awaitWhole(healLimit)
+		if !g.everywhere(g.isNow(1)) {
+			t.Errorf("%+v", seen(g.peers[1], 1))
+		}
+	})
+}
+
 // TestTheNumberIsTheCallers: the number decides, not the clock and not who came last.
 func TestTheNumberIsTheCallers(t *testing.T) {
 	bubble(t, func(t *testing.T) {

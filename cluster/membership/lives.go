@@ -61,6 +61,10 @@ func (l *life) look() Member {
 // lives are the processes of one peer, by incarnation: one, and more for as long as an older one is not found dead.
 type lives map[uint64]*life
 
+// livesLimit is how many processes of one peer are heard of at once. A supervisor that starts a peer again every second
+// makes about twenty, until the old ones are found dead.
+const livesLimit = 64
+
 // shown is the process that stands for the peer: the newest that is up, else the newest. So one that has moved is found
 // at once, one whose clock went back is found when its predecessor is dead, and one that was copied by mistake is found
 // again when the copy has ended. It is nil when there is none.

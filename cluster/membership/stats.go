@@ -8,8 +8,8 @@ type Stats struct {
 	// News of members that was refused, as often as it came: of who is not in the cluster; not signed by the peer, or
 	// told for another process or address than the signed one; with data that this release cannot read.
 	Strangers, Forged, Unreadable uint64
-	// Signs that one peer runs twice, as often as they were seen: an older process of it that still answers, or one
-	// incarnation at two addresses.
+	// Signs that one peer runs twice, as often as they were seen: an older process of it that still answers, one
+	// incarnation at two addresses, or more than 64 processes at once.
 	Duplicates uint64
 	// Joins of peers that were not alive.
 	Joins, JoinsFailed uint64
