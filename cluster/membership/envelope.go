@@ -32,8 +32,8 @@ const (
 // 150 around it. More is read from nobody, since the length comes before the proof that the sender has a key.
 const streamLimit = 4 << 20
 
-// unprovenLimit is how much is held of all streams together whose senders have not proven that they have a key: with
-// what buffers grow by, at most twice as many bytes of memory. Room is taken for a block at a time, as it arrives.
+// unprovenLimit is how much is held of all streams together whose senders have not proven that they have a key, those
+// that ask and those that answer apart: with what buffers grow by, at most twice as many bytes of memory. Room is taken for a block at a time, as it arrives.
 const (
 	unprovenLimit = 16 << 20
 	unprovenBlock = 64 << 10
@@ -61,9 +61,12 @@ type envelope struct {
 	label string
 	ring  *ring
 	seen  nonces
-	// unproven is how many bytes are held of streams that are not opened yet, rounded up to blocks.
-	unproven atomic.Int64
+	// What is held of streams that are not opened yet. Strangers who ask take no room from those who answer.
+	asking, answering room
 }
+
+// room is how many bytes are held, rounded up to blocks.
+type room struct{ held atomic.Int64 }
 
 // packet judges one datagram: label, sealed message.
 func (e *envelope) packet(buf []byte) refusal {
@@ -104,7 +107,7 @@ func (e *envelope) request(from io.Reader) ([]byte, error) {
 	if string(label) != e.label {
 		return nil, wrongLabel
 	}
-	body, err := e.answer(from)
+	body, err := e.message(from, &e.asking)
 	if err == io.EOF {
 		return nil, malformed
 	}
@@ -122,7 +125,9 @@ func read(from io.Reader, buf []byte) error {
 
 // answer reads the one message that comes back on a stream. It has no label of its own, but is sealed with it. It returns
 // io.EOF when nothing came back.
-func (e *envelope) answer(from io.Reader) ([]byte, error) {
+func (e *envelope) answer(from io.Reader) ([]byte, error) { return e.message(from, &e.answering) }
+
+func (e *envelope) message(from io.Reader, in *room) ([]byte, error) {
 	var head [5]byte
 	if _, err := io.ReadFull(from, head[:1]); err != nil {
 		return nil, err
@@ -137,8 +142,8 @@ func (e *envelope) answer(from io.Reader) ([]byte, error) {
 	if size > streamLimit {
 		return nil, malformed
 	}
-	body, held, err := e.body(from, head[:], int(size))
-	defer e.unproven.Add(-held)
+	body, held, err := in.read(from, head[:], int(size))
+	defer in.held.Add(-held)
 	if err != nil {
 		return nil, err
 	}
@@ -149,13 +154,13 @@ func (e *envelope) answer(from io.Reader) ([]byte, error) {
 	return body, nil
 }
 
-// body reads so many bytes behind the head, and returns both. The buffer grows with what arrives, not with what was
-// announced. The caller gives back what is held of unproven.
-func (e *envelope) body(from io.Reader, head []byte, size int) (body []byte, held int64, err error) {
+// read reads so many bytes behind the head, and returns both. The buffer grows with what arrives, not with what was
+// announced. The caller gives back what is held.
+func (r *room) read(from io.Reader, head []byte, size int) (body []byte, held int64, err error) {
 	buffer := bytes.NewBuffer(head)
 	for size > 0 {
 		held += unprovenBlock
-		if e.unproven.Add(unprovenBlock) > unprovenLimit {
+		if r.held.Add(unprovenBlock) > unprovenLimit {
 			return nil, held, busy
 		}
 		block := min(size, unprovenBlock)

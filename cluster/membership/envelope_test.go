@@ -248,7 +248,7 @@ func TestUnprovenStreamsHoldLittle(t *testing.T) {
 			t.Cleanup(func() { _ = conn.Close() })
 		}
 		synctest.Wait()
-		if got := e.unproven.Load(); got > unprovenLimit {
+		if got := e.asking.held.Load(); got > unprovenLimit {
 			t.Errorf("%d bytes are held", got)
 		}
 		if s := g.peers[0].Stats(); s.Busy < admitLimit-unprovenLimit/streamLimit {
@@ -256,7 +256,7 @@ func TestUnprovenStreamsHoldLittle(t *testing.T) {
 		}
 		await(t, soon, "cut and given back", func() bool {
 			s := g.peers[0].Stats()
-			return s.Malformed+s.Busy == admitLimit && e.unproven.Load() == 0
+			return s.Malformed+s.Busy == admitLimit && e.asking.held.Load() == 0
 		})
 		writers.Wait()
 	})

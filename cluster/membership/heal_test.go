@@ -118,7 +118,7 @@ func TestOtherCutsHeal(t *testing.T) {
 			if cuts == 0 {
 				t.Errorf("%s: nothing was cut", name)
 			}
-			t.Logf("%s: whole after %v", name, g.awaitWhole(15*time.Second))
+			t.Logf("%s: whole after %v", name, g.awaitWhole(healLimit))
 		})
 	}
 }
