@@ -1,0 +1,145 @@
+package transport
+
+import (
+	"bufio"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/trust"
+)
+
+// What a stream is called in HTTP.
+const (
+	streamProtocol = "holdfast-stream"
+	switching      = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + streamProtocol + "\r\n\r\n"
+)
+
+func streamPath(name string) string { return "/-/stream/" + name }
+
+// streamSilence is how long a stream may be silent before its receiver ends it: five pulses.
+const streamSilence = 5 * streamPulse
+
+// streamBuffer is what is read and written at a time: 16 records of TLS.
+const streamBuffer = 256 << 10
+
+var errNoStream = errors.New("not a request for a stream")
+
+// streamKey: there is one stream of each caller and name.
+type streamKey struct {
+	peer cluster.PeerID
+	name string
+}
+
+// incoming is a stream that arrives.
+type incoming struct {
+	conn  *tls.Conn
+	state tls.ConnectionState
+	// done is closed when its last message was received.
+	done chan struct{}
+}
+
+// inlet is the handler of the streams of one name.
+func (s *Server) inlet(inlet Inlet) http.Handler {
+	return HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		if r.ProtoMajor != 1 || r.Header.Get("Upgrade") != streamProtocol {
+			return fmt.Errorf("%s: %w", r.URL.Path, errNoStream)
+		}
+		caller, _ := Caller(r.Context())
+		conn, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return fmt.Errorf("%s: %w", r.URL.Path, err)
+		}
+		if a, ok := w.(*answer); ok {
+			a.begun = true
+		}
+		secure, ok := conn.(*tls.Conn)
+		if !ok {
+			return fmt.Errorf("%s: %w", r.URL.Path, errors.Join(errNoStream, conn.Close()))
+		}
+		stream := &incoming{conn: secure, state: *r.TLS, done: make(chan struct{})}
+		defer cut(secure)
+		key := streamKey{caller.Peer, inlet.Name}
+		if s.admit(key, stream) {
+			defer s.dismiss(key, stream)
+			if err := s.receive(stream, buffered.Reader, caller, inlet); errors.Is(err, ErrBadFrame) {
+				s.log.warn("stream "+caller.Peer.String(), "a stream was cut", "peer", caller.Peer, "stream", inlet.Name, "err", err)
+			}
+		}
+		return nil
+	})
+}
+
+// admit puts a stream in the place of the one before it, whose sender has given it up, and waits for the end of that:
+// so the messages of a caller stay in order. It says false when the server stops.
+func (s *Server) admit(key streamKey, stream *incoming) bool {
+	for {
+		s.mu.Lock()
+		before := s.streams[key]
+		if before == nil && !s.stopped {
+			s.streams[key] = stream
+		}
+		stopped := s.stopped
+		s.mu.Unlock()
+		switch {
+		case stopped:
+			return false
+		case before == nil:
+			return true
+		}
+		cut(before.conn)
+		select {
+		case <-before.done:
+		case <-s.stopping:
+		}
+	}
+}
+
+func (s *Server) dismiss(key streamKey, stream *incoming) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, key)
+	close(stream.done)
+}
+
+// receive hands on messages until the stream ends. The error says why it did.
+func (s *Server) receive(stream *incoming, buffered io.Reader, caller trust.Identity, inlet Inlet) error {
+	if err := stream.conn.SetDeadline(time.Now().Add(streamSilence)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(stream.conn, switching); err != nil {
+		return err
+	}
+	frames := frameReader{r: bufio.NewReaderSize(awake{stream.conn, buffered}, streamBuffer)}
+	if err := frames.start(); err != nil {
+		return err
+	}
+	for {
+		message, err := frames.next()
+		if err != nil {
+			return err
+		}
+		if len(message) > 0 {
+			inlet.Receive(caller, message)
+		}
+	}
+}
+
+// awake reads with a deadline that begins anew with each read.
+type awake struct {
+	conn net.Conn
+	// r is conn with what was read of it already.
+	r io.Reader
+}
+
+func (a awake) Read(p []byte) (int, error) {
+	if err := a.conn.SetReadDeadline(time.Now().Add(streamSilence)); err != nil {
+		return 0, err
+	}
+	return a.r.Read(p)
+}
