@@ -42,7 +42,7 @@ func (p *Peer) exchange(request *http.Request, l *link, after func(good bool)) (
 	sent := request.WithContext(ctx)
 	sent.URL = &url.URL{Scheme: "https", Host: p.id.String(), Path: request.URL.Path, RawPath: request.URL.RawPath, RawQuery: request.URL.RawQuery}
 	sent.Host, sent.GetBody = "", nil
-	body := &sentBody{dog: dog, done: true}
+	body := &sentBody{dog: dog, done: true, turn: make(chan struct{}, 1)}
 	if request.Body != nil && request.Body != http.NoBody {
 		body.inner, body.done = request.Body, false
 		sent.Body = body
@@ -92,7 +92,8 @@ type sentBody struct {
 	// failed: the exchange has failed, so the connection cannot carry another.
 	failed bool
 
-	mu     sync.Mutex
+	// turn is held by who reads or seals, and guards what follows. It is no mutex because a source may take its time.
+	turn   chan struct{}
 	inner  io.ReadCloser
 	sealed bool
 	// done: it went to its end.
@@ -104,8 +105,8 @@ var errSealed = errors.New("the call is over")
 
 // Read implements io.Reader.
 func (b *sentBody) Read(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.turn <- struct{}{}
+	defer func() { <-b.turn }()
 	if b.sealed {
 		return 0, errSealed
 	}
@@ -124,8 +125,8 @@ func (b *sentBody) Close() error { return nil }
 // seal lets nobody read the source any more, and says whether the connection can carry another exchange. It waits for
 // a read under way.
 func (b *sentBody) seal() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.turn <- struct{}{}
+	defer func() { <-b.turn }()
 	b.sealed = true
 	return b.done && !b.failed
 }

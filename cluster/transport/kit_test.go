@@ -314,6 +314,12 @@ func bubble(t *testing.T, a, b options, body func(w *world)) {
 	})
 }
 
+// bubbleOf is bubble as a subtest.
+func bubbleOf(t *testing.T, name string, a, b options, body func(w *world)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { bubble(t, a, b, body) })
+}
+
 // wantReachable waits until a's news of b is this, and tells how long it took.
 func (w *world) wantReachable(reachable bool, within time.Duration) time.Duration {
 	w.Helper()
@@ -375,3 +381,6 @@ func (g *group) wait() []error {
 	g.running.Wait()
 	return g.errs
 }
+
+// pause sleeps, in a bubble: there it takes no time, and nothing races with it.
+func pause(d time.Duration) { time.Sleep(d) }

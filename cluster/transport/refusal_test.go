@@ -274,7 +274,7 @@ func TestRefusalsAreLoggedOnceAMinute(t *testing.T) {
 		if lines := w.b.log.lines("a call was refused"); lines != 1 {
 			t.Errorf("%d lines for 100 refusals, want 1", lines)
 		}
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		call()
 		if lines := w.b.log.lines("left_out=99"); lines != 1 || w.b.log.lines("a call was refused") != 2 {
 			t.Errorf("%d lines say how many were left out: %s", lines, w.b.log.text.String())
@@ -300,7 +300,7 @@ func TestARevokedPeerLosesItsConnections(t *testing.T) {
 				return err
 			})
 		}
-		time.Sleep(time.Second)
+		pause(time.Second)
 		if !stream.Status().Connected || w.toB.Status().Bulk != 1 {
 			w.Fatalf("not under way: %+v", w.toB.Status())
 		}
@@ -313,7 +313,7 @@ func TestARevokedPeerLosesItsConnections(t *testing.T) {
 			wantErr(w, err, transport.ErrBroken)
 		}
 		wantTook(w, begin, time.Millisecond)
-		time.Sleep(2 * time.Second)
+		pause(2 * time.Second)
 		if stream.Status().Connected {
 			w.Error("the stream goes on")
 		}
@@ -330,7 +330,7 @@ func TestARevokedPeerIsCalledNoMore(t *testing.T) {
 			_, err := post(w.Context(), w.toB.Do, "/wait", nil)
 			return err
 		})
-		time.Sleep(time.Second)
+		pause(time.Second)
 		if err := w.a.trust.SetList(w.realm.list.Revoke(w.b.identity.Peer)); err != nil {
 			w.Fatal(err)
 		}
@@ -349,7 +349,7 @@ func TestACertificateThatExpiresEndsItsConnections(t *testing.T) {
 			w.Fatal(err)
 		}
 		w.b.clock.ahead.Store(int64(trust.Validity + time.Hour))
-		time.Sleep(15 * time.Second)
+		pause(15 * time.Second)
 		if last, _ := w.a.events.last(); last.reachable {
 			w.Error("the connection is still there")
 		}
@@ -361,7 +361,7 @@ func TestACertificateThatExpiresEndsItsConnections(t *testing.T) {
 		if err := w.a.trust.SetCredentials(w.realm.credentials(w.a.identity, w.b.clock.now())); err != nil {
 			w.Fatal(err)
 		}
-		time.Sleep(5 * time.Second)
+		pause(5 * time.Second)
 		if _, err := post(w.Context(), w.toB.Do, "/echo", strings.NewReader("x")); err != nil {
 			w.Errorf("with a new certificate: %v", err)
 		}
@@ -407,7 +407,7 @@ func TestConnectionsAreRenewedWithoutALoss(t *testing.T) {
 
 // slowEcho takes longer than a connection's probe.
 func slowEcho(w http.ResponseWriter, r *http.Request) error {
-	time.Sleep(3 * time.Second)
+	pause(3 * time.Second)
 	return echo(w, r)
 }
 

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -41,6 +42,9 @@ func ping(w http.ResponseWriter, _ *http.Request) error {
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
+
+// connKey is where a request's context holds its connection.
+type connKey struct{}
 
 // callKey is where a request's context holds its call.
 type callKey struct{}
@@ -137,8 +141,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, caller trust.Ide
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, route Route) {
 	controller := http.NewResponseController(w)
 	out := &answer{ResponseWriter: w, dog: watchdog{limit: s.stall}}
-	// The deadlines' errors say that the call is over already.
-	out.dog.bite = func() { _ = controller.SetWriteDeadline(time.Unix(1, 0)) }
+	out.dog.bite = func() { cutAnswer(r, controller) }
 	if err := s.bound(w, r, route, controller); err != nil {
 		s.fail(w, err)
 		return
@@ -149,6 +152,15 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, route Route) {
 		}
 	}()
 	route.Handler.ServeHTTP(out, r)
+}
+
+// cutAnswer ends an answer that nobody reads.
+func cutAnswer(r *http.Request, controller *http.ResponseController) {
+	if conn, ok := r.Context().Value(connKey{}).(*tls.Conn); ok && r.ProtoMajor == 1 {
+		cut(conn) // after a deadline net/http would say farewell first, for 5 s
+		return
+	}
+	_ = controller.SetWriteDeadline(time.Unix(1, 0)) // its error says that the call is over already
 }
 
 // crashed ends a call whose handler panicked. The process goes on: what a handler breaks by it is its package's to guard.
@@ -169,13 +181,14 @@ func (s *Server) bound(w http.ResponseWriter, r *http.Request, route Route, cont
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		return nil
 	}
-	if route.MaxBody >= 0 && (r.ContentLength > route.MaxBody || route.MaxBody == 0) {
+	if route.MaxBody >= 0 && r.ContentLength > route.MaxBody {
 		return fmt.Errorf("%s: a body of %d bytes, at most %d: %w", route.Pattern, r.ContentLength, route.MaxBody, ErrTooLarge)
 	}
 	body := &requestBody{ReadCloser: r.Body, dog: watchdog{limit: s.stall}}
-	if route.MaxBody > 0 {
+	if route.MaxBody >= 0 {
 		body.ReadCloser = http.MaxBytesReader(w, r.Body, route.MaxBody)
 	}
+	// The error says that the call is over already.
 	body.dog.bite = func() { _ = controller.SetReadDeadline(time.Unix(1, 0)) }
 	r.Body = body
 	return nil

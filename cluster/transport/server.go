@@ -91,7 +91,10 @@ type Server struct {
 	listener  net.Listener
 	http      *http.Server
 
-	// stopping is closed when the end begins, judging ends the judge.
+	// calls is what the contexts of all calls come from; it ends when they are cut off.
+	calls   context.Context
+	cutting context.CancelFunc
+	// stopping is closed when the end begins.
 	stopping chan struct{}
 	running  sync.WaitGroup
 
@@ -122,6 +125,7 @@ func Listen(config ServerConfig, routes []Route, inlets []Inlet) (*Server, error
 	if s.stall == 0 {
 		s.stall = DefaultServerStall
 	}
+	s.calls, s.cutting = context.WithCancel(context.Background())
 	handler, err := s.mux(routes, inlets)
 	if err != nil {
 		return nil, err
@@ -151,7 +155,11 @@ func (s *Server) newHTTP(handler http.Handler) *http.Server {
 		},
 		DisableGeneralOptionsHandler: true,
 		ConnState:                    s.track,
-		ErrorLog:                     log.New(httpLog{s.log}, "", 0),
+		BaseContext:                  func(net.Listener) context.Context { return s.calls },
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, conn)
+		},
+		ErrorLog: log.New(httpLog{s.log}, "", 0),
 	}
 }
 
@@ -244,6 +252,10 @@ func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Unlock()
 	_ = s.listener.Close() // again it says only that it is closed
 	err := s.drain(ctx)
+	s.cutting() // net/http would not tell handlers that have not read their bodies
+	for _, open := range s.open() {
+		cut(open.conn) // or net/http would say farewell to each, one after another
+	}
 	if closing := s.http.Close(); !errors.Is(closing, net.ErrClosed) {
 		err = errors.Join(err, closing)
 	}

@@ -26,6 +26,10 @@ type simulatedConn struct {
 	changed chan struct{}
 }
 
+// roomy is how much of a full window must be free before more is sent: or each read would have one small write follow
+// it, for ever.
+const roomy = window / 4
+
 // pipe is one direction of a connection.
 type pipe struct {
 	path     path
@@ -33,6 +37,8 @@ type pipe struct {
 	// under is how many bytes are under way or unread; free is what the reader took, but the writer was not told of,
 	// because the way back is cut.
 	under, free int
+	// full: a writer waits until the window is roomy.
+	full bool
 	// last is when the last segment arrives: none arrives before it.
 	last time.Time
 	// budget is after how many bytes the connection breaks; negative means never.
@@ -137,7 +143,9 @@ func (c *simulatedConn) tryRead(p []byte) (n int, arrives time.Time, err error) 
 	}
 	if n > 0 {
 		c.in.free += n
-		c.far.wake()
+		if c.in.full && window-c.in.under+c.in.free >= roomy {
+			c.far.wake()
+		}
 	} else if err == nil && c.broken {
 		err = syscall.ECONNRESET
 	}
@@ -190,7 +198,7 @@ func (c *simulatedConn) tryWrite(p []byte) (int, error) {
 		c.out.free = 0
 	}
 	n := min(len(p), window-c.out.under)
-	if n == 0 {
+	if c.out.full = n < min(len(p), roomy); c.out.full {
 		return 0, nil
 	}
 	if c.out.budget >= 0 {
