@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -37,15 +36,14 @@ var (
 // 0-9, '.', '_' and '-', and begin with their package. It must not change once it is in use.
 type Sentinels map[string]error
 
-// ours are those that every table has.
+// ours are those that every table has. The errors of contexts are not among them: that a context ended there must not
+// look as if the caller's own had.
 func ours() Sentinels {
 	table := Sentinels{
-		"transport.stalled":         ErrStalled,
-		"transport.too_large":       ErrTooLarge,
-		"transport.stopping":        ErrStopping,
-		"transport.crashed":         ErrCrashed,
-		"context.canceled":          context.Canceled,
-		"context.deadline_exceeded": context.DeadlineExceeded,
+		"transport.stalled":   ErrStalled,
+		"transport.too_large": ErrTooLarge,
+		"transport.stopping":  ErrStopping,
+		"transport.crashed":   ErrCrashed,
 	}
 	refusals := new(trust.Refusals)
 	for reason := range refusals.All() {

@@ -185,6 +185,7 @@ func TestAResetInMidBodyIsNoticedAtOnce(t *testing.T) {
 				wantErr(w, err, transport.ErrBroken)
 			}
 			wantTook(w, begin, 0)
+			settle()
 			last, _ := w.a.events.last()
 			if last.at != begin || last.reachable {
 				w.Errorf("the peer is called reachable: %+v", last)

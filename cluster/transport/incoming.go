@@ -64,6 +64,9 @@ func (s *Server) inlet(inlet Inlet) http.Handler {
 		}
 		stream := &incoming{conn: secure, state: *r.TLS, done: make(chan struct{})}
 		defer cut(secure)
+		if err := agree(secure); err != nil {
+			return nil // the caller has gone
+		}
 		key := streamKey{caller.Peer, inlet.Name}
 		if s.admit(key, stream) {
 			defer s.dismiss(key, stream)
@@ -73,6 +76,15 @@ func (s *Server) inlet(inlet Inlet) http.Handler {
 		}
 		return nil
 	})
+}
+
+// agree answers the request. From then on the sender's messages wait in the connection.
+func agree(conn *tls.Conn) error {
+	if err := conn.SetWriteDeadline(time.Now().Add(streamSilence)); err != nil {
+		return err
+	}
+	_, err := io.WriteString(conn, switching)
+	return err
 }
 
 // admit puts a stream in the place of the one before it, whose sender has given it up, and waits for the end of that:
@@ -109,12 +121,6 @@ func (s *Server) dismiss(key streamKey, stream *incoming) {
 
 // receive hands on messages until the stream ends. The error says why it did.
 func (s *Server) receive(stream *incoming, buffered io.Reader, caller trust.Identity, inlet Inlet) error {
-	if err := stream.conn.SetDeadline(time.Now().Add(streamSilence)); err != nil {
-		return err
-	}
-	if _, err := io.WriteString(stream.conn, switching); err != nil {
-		return err
-	}
 	frames := frameReader{r: bufio.NewReaderSize(awake{stream.conn, buffered}, streamBuffer)}
 	if err := frames.start(); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -304,8 +305,14 @@ type world struct {
 // bubble runs body with two sites whose network has a latency of 1 ms.
 func bubble(t *testing.T, a, b options, body func(w *world)) {
 	t.Helper()
+	bubbleSeeded(t, 1, a, b, body)
+}
+
+// bubbleSeeded is bubble with the seed of its network.
+func bubbleSeeded(t *testing.T, seed uint64, a, b options, body func(w *world)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{T: t, net: transport.NewSimulation(1), realm: newRealm(t)}
+		w := &world{T: t, net: transport.NewSimulation(seed), realm: newRealm(t)}
 		w.net.Shape("", "", transport.Shape{Latency: time.Millisecond})
 		w.a = w.realm.start(w.net.Host("a"), "a:1", a)
 		w.b = w.realm.start(w.net.Host("b"), "b:1", b)
@@ -384,3 +391,32 @@ func (g *group) wait() []error {
 
 // pause sleeps, in a bubble: there it takes no time, and nothing races with it.
 func pause(d time.Duration) { time.Sleep(d) }
+
+func tlsClient(raw net.Conn, config *tls.Config) *tls.Conn { return tls.Client(raw, config) }
+
+// writes counts the writes on a network's connections.
+type writes struct {
+	transport.Network
+	count atomic.Int64
+}
+
+func (n *writes) Dial(ctx context.Context, address string) (net.Conn, error) {
+	conn, err := n.Network.Dial(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	return countedConn{conn, &n.count}, nil
+}
+
+type countedConn struct {
+	net.Conn
+	count *atomic.Int64
+}
+
+func (c countedConn) Write(p []byte) (int, error) {
+	c.count.Add(1)
+	return c.Conn.Write(p)
+}
+
+// settle waits until all that can happen in a bubble at this moment has happened.
+func settle() { synctest.Wait() }

@@ -7,9 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"time"
-
-	"github.com/holdfast/holdfast/cluster"
-	"github.com/holdfast/holdfast/cluster/trust"
 )
 
 // dialTimeout bounds a dial with its handshake and the first answer: three lost packets in a row, and a slow handshake.
@@ -28,12 +25,17 @@ type link struct {
 }
 
 // dialTLS connects to the peer that is meant and to nobody else, by one of Protocols.
-func dialTLS(ctx context.Context, network Network, store *trust.Store, id cluster.PeerID, address, protocol string) (*tls.Conn, error) {
-	raw, err := network.Dial(ctx, address)
+func (p *Peer) dialTLS(ctx context.Context, address, protocol string) (*tls.Conn, error) {
+	raw, err := p.peers.config.Network.Dial(ctx, address)
 	if err != nil {
 		return nil, err
 	}
-	config := store.ClientConfig(id)
+	if protocol == "h2" {
+		q := newQueued(raw)
+		p.peers.running.Go(q.run)
+		raw = q
+	}
+	config := p.peers.config.Trust.ClientConfig(p.id)
 	config.NextProtos = []string{protocol}
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {

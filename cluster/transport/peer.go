@@ -198,7 +198,7 @@ func (p *Peer) dialConn(ctx context.Context, protocol string) (*tls.Conn, error)
 	address := p.address
 	p.moved = p.moved && protocol != "h2" // the keeper dials where the peer is now
 	p.mu.Unlock()
-	return dialTLS(ctx, p.peers.config.Network, p.peers.config.Trust, p.id, address, protocol)
+	return p.dialTLS(ctx, address, protocol)
 }
 
 // up says that calls can go.

@@ -252,10 +252,10 @@ func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Unlock()
 	_ = s.listener.Close() // again it says only that it is closed
 	err := s.drain(ctx)
-	s.cutting() // net/http would not tell handlers that have not read their bodies
 	for _, open := range s.open() {
 		cut(open.conn) // or net/http would say farewell to each, one after another
 	}
+	s.cutting() // net/http would not tell handlers that have not read their bodies
 	if closing := s.http.Close(); !errors.Is(closing, net.ErrClosed) {
 		err = errors.Join(err, closing)
 	}
