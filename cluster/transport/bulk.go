@@ -108,19 +108,23 @@ func (b *bulkPool) tidy() {
 	}
 }
 
-// drop closes all connections, those under way too.
-func (b *bulkPool) drop() {
+// close closes all connections, those under way too, for good.
+func (b *bulkPool) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.closed = true
 	for l := range b.open {
 		l.close()
 	}
 }
 
-// close is drop for good.
-func (b *bulkPool) close() {
+// judge closes the connections to a peer that is trusted no more.
+func (b *bulkPool) judge() {
 	b.mu.Lock()
-	b.closed = true
-	b.mu.Unlock()
-	b.drop()
+	defer b.mu.Unlock()
+	for l := range b.open {
+		if b.peer.peers.config.Trust.Callee(l.state, b.peer.id) != nil {
+			l.close()
+		}
+	}
 }

@@ -34,6 +34,9 @@
 //   - A Stream keeps order and delivers at most once; it loses messages, and counts those that it drops.
 //   - Half an answer is never taken for a whole one.
 //
+// A handler reads its body to the end before it waits for anything else: until then HTTP/1.1 does not tell it that the
+// caller has gone.
+//
 // What is not promised: fairness between callers, and order between calls.
 //
 // Bytes in the kernel's buffers count as moved, so a body may be called stalled that still trickles at less than a few

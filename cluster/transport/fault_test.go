@@ -64,6 +64,9 @@ func TestAPeerThatDoesNotAnswerStalls(t *testing.T) {
 		_, err := post(w.Context(), do, "/wait", nil)
 		wantErr(w, err, transport.ErrStalled)
 		wantTook(w, begin, transport.DefaultStall)
+		if errors.Is(err, context.Canceled) {
+			w.Errorf("a stall looks as if the caller had given up: %v", err)
+		}
 		// That one handler is slow says nothing of the peer.
 		if _, err := post(w.Context(), do, "/echo", nil); err != nil {
 			w.Error(err)
@@ -281,8 +284,7 @@ func TestAPeerThatLostPowerLeavesHalfOpenConnections(t *testing.T) {
 			w.Error("a half-open connection was noticed before anything was sent")
 		}
 		w.b.stop()
-		again := w.realm.start(w.net.Host("b"), "b:1", options{routes: bodies(nil)})
-		_ = again
+		w.realm.start(w.net.Host("b"), "b:1", options{routes: bodies(nil)})
 		// It has another identity, so it is not the peer that was meant.
 		pause(5 * time.Second)
 		_, err := post(w.Context(), w.toB.Do, "/echo", nil)
@@ -338,6 +340,33 @@ func TestDialsAreOneAtATimeAndWait(t *testing.T) {
 		calls.wait()
 		if most := network.most.Load(); most != 1 {
 			w.Errorf("%d dials at a time", most)
+		}
+	})
+}
+
+// TestAPeerThatDropsConnectionsIsDialledSlowly: it takes them, answers, and drops them.
+func TestAPeerThatDropsConnectionsIsDialledSlowly(t *testing.T) {
+	bubble(t, options{}, options{}, func(w *world) {
+		network := &counting{Network: w.net.Host("a")}
+		changes := &events{}
+		peers, err := transport.NewPeers(transport.PeersConfig{Network: network, Trust: w.a.trust, Changed: changes.add})
+		if err != nil {
+			w.Fatal(err)
+		}
+		defer peers.Close()
+		w.a.peers.Close()
+		w.a.peers = peers
+		peer := w.a.to(w.b)
+		for begin := time.Now(); time.Since(begin) < time.Minute; pause(time.Millisecond) {
+			if peer.Status().Reachable {
+				w.net.Reset("a", "b")
+			}
+		}
+		if dials := network.dials.Load(); dials < 20 || dials > 70 {
+			w.Errorf("%d dials in a minute", dials)
+		}
+		if _, count := changes.last(); count < 40 {
+			w.Errorf("reachability changed %d times", count)
 		}
 	})
 }

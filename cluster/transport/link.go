@@ -3,7 +3,6 @@ package transport
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -70,14 +69,11 @@ func (l *link) close() {
 	_ = l.ClientConn.Close() // of a connection that was cut
 }
 
-// broken is what a failed round trip means: the connection, the context or the peer's silence.
+// broken is what a failed round trip means. When the context ended, that is why: what HTTP made of it is for people only,
+// or a stall would look as if the caller had given up.
 func broken(ctx context.Context, err error) error {
-	cause := context.Cause(ctx)
-	switch {
-	case cause == nil:
-		return fmt.Errorf("%w: %w", ErrBroken, err)
-	case errors.Is(cause, err):
-		return cause
+	if cause := context.Cause(ctx); cause != nil {
+		return fmt.Errorf("%w (%v)", cause, err)
 	}
-	return fmt.Errorf("%w: %w", cause, err)
+	return fmt.Errorf("%w: %w", ErrBroken, err)
 }

@@ -47,11 +47,15 @@ type Peer struct {
 	calls  *link
 	failed error
 	// moved: the address has changed since calls was made.
-	moved   bool
-	since   time.Time
-	trip    time.Duration
-	streams map[string]*Stream
-	closed  bool
+	moved bool
+	since time.Time
+	trip  time.Duration
+	// refused is why the last dial for a body or a stream failed; until refusedUntil there is no other. The keeper has
+	// its own pauses.
+	refused      error
+	refusedUntil time.Time
+	streams      map[string]*Stream
+	closed       bool
 	// changed is closed and replaced when calls or failed change.
 	changed chan struct{}
 }
@@ -114,8 +118,8 @@ func (p *Peer) judge() {
 	p.mu.Unlock()
 	if calls != nil && p.peers.config.Trust.Callee(calls.state, p.id) != nil {
 		calls.close()
-		p.bulk.drop()
 	}
+	p.bulk.judge()
 }
 
 // keep holds one connection for calls, from the first dial until the peer is closed.
@@ -126,11 +130,9 @@ func (p *Peer) keep() {
 		if err != nil {
 			p.down(err, reachable)
 			reachable = false
-			p.rest(pause)
-			pause = min(2*pause, longPause)
+			pause = p.rest(pause)
 			continue
 		}
-		pause = firstPause
 		p.up(calls, reachable)
 		reachable = true
 		err = p.watch(calls)
@@ -145,11 +147,17 @@ func (p *Peer) keep() {
 		}
 		p.down(err, reachable)
 		reachable = false
+		if time.Since(calls.since) > longPause {
+			pause = firstPause
+		} else {
+			pause = p.rest(pause) // who takes connections and drops them is dialled no faster than who takes none
+		}
 	}
 }
 
-// rest waits after a failed dial, half of the pause at least: peers that lost the same one do not all return at once.
-func (p *Peer) rest(pause time.Duration) {
+// rest waits after a failed dial, half of the pause at least: peers that lost the same one do not all return at once. It
+// gives the next pause.
+func (p *Peer) rest(pause time.Duration) time.Duration {
 	timer := time.NewTimer(pause/2 + rand.N(pause/2))
 	defer timer.Stop()
 	select {
@@ -157,6 +165,7 @@ func (p *Peer) rest(pause time.Duration) {
 	case <-p.kick:
 	case <-p.ctx.Done():
 	}
+	return min(2*pause, longPause)
 }
 
 // connect makes a connection for calls, and proves by a first answer that the peer takes it: in TLS 1.3 a client is
@@ -195,10 +204,20 @@ func (p *Peer) dialConn(ctx context.Context, protocol string) (*tls.Conn, error)
 	}
 	defer func() { <-p.dialling }()
 	p.mu.Lock()
-	address := p.address
-	p.moved = p.moved && protocol != "h2" // the keeper dials where the peer is now
+	address, keeper := p.address, protocol == "h2"
+	p.moved = p.moved && !keeper // the keeper dials where the peer is now
+	refused, until := p.refused, p.refusedUntil
 	p.mu.Unlock()
-	return p.dialTLS(ctx, address, protocol)
+	if !keeper && time.Now().Before(until) {
+		return nil, refused
+	}
+	conn, err := p.dialTLS(ctx, address, protocol)
+	if err != nil && !keeper {
+		p.mu.Lock()
+		p.refused, p.refusedUntil = err, time.Now().Add(firstPause)
+		p.mu.Unlock()
+	}
+	return conn, err
 }
 
 // up says that calls can go.

@@ -20,6 +20,8 @@ type queued struct {
 	mu sync.Mutex
 	// waiting is what is not written yet, spare the memory for what comes meanwhile.
 	waiting, spare []byte
+	// writing is how many bytes the network is being given now.
+	writing int
 	ended          error
 }
 
@@ -29,8 +31,8 @@ func newQueued(conn net.Conn) *queued { return &queued{Conn: conn, wake: make(ch
 func (q *queued) Write(p []byte) (int, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.ended == nil && len(q.waiting)+len(p) > maxQueued {
-		q.end(fmt.Errorf("%d bytes wait to be written: %w", len(q.waiting), ErrStalled))
+	if q.ended == nil && q.writing+len(q.waiting)+len(p) > maxQueued {
+		q.end(fmt.Errorf("%d bytes wait to be written: %w", q.writing+len(q.waiting), ErrStalled))
 	}
 	if q.ended != nil {
 		return 0, q.ended
@@ -73,13 +75,14 @@ func (q *queued) run() {
 		q.mu.Lock()
 		data, ended := q.waiting, q.ended
 		q.waiting = q.spare[:0]
-		q.spare = nil
+		q.spare, q.writing = nil, len(data)
 		q.mu.Unlock()
 		if ended != nil {
 			return
 		}
 		_, err := q.Conn.Write(data)
 		q.mu.Lock()
+		q.writing = 0
 		if cap(data) <= keptBuffer {
 			q.spare = data
 		}
