@@ -22,7 +22,7 @@ type queued struct {
 	waiting, spare []byte
 	// writing is how many bytes the network is being given now.
 	writing int
-	ended          error
+	ended   error
 }
 
 func newQueued(conn net.Conn) *queued { return &queued{Conn: conn, wake: make(chan struct{}, 1)} }
