@@ -1,0 +1,204 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/holdfast/holdfast/chunkstore"
+)
+
+// call is one request to the peer and the frames of its answer.
+type call struct {
+	drive *Drive
+	ctx   context.Context // the caller's
+	inner context.Context // ends also with the silence of the peer and with Close
+	end   func()
+	watch *watch
+
+	kind   kind
+	body   io.Closer // of the answer
+	frames frames
+}
+
+// begin makes a call. The caller calls end.
+func (d *Drive) begin(ctx context.Context, k kind) (*call, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := d.enter(); err != nil {
+		return nil, err
+	}
+	c := &call{drive: d, ctx: ctx, kind: k}
+	inner, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(d.life, func() { cancel(errClosed) })
+	c.inner = inner
+	c.watch = newWatch(d.o.Silence, func() { cancel(fmt.Errorf("%w for %v", errSilent, d.o.Silence)) })
+	c.end = func() {
+		c.watch.end()
+		stop()
+		cancel(nil)
+		if c.body != nil {
+			_ = c.body.Close() // nothing more is read of it, and what was read was verified
+		}
+		d.wait.Done()
+	}
+	return c, nil
+}
+
+// request returns the frame that a call begins with.
+func (c *call) request(message []byte) []byte {
+	b := beginFrame(make([]byte, 0, frameHead+callSize+len(message)))
+	b = appendCaller(b, caller{cluster: c.drive.o.Cluster, drive: c.drive.id, silence: c.drive.o.Silence})
+	return endFrame(append(b, message...), 0, c.kind)
+}
+
+// send sends the request and waits for the beginning of the answer. open gives the body, once or, when the transport
+// repeats a request that a stale connection lost, more often.
+func (c *call) send(size int64, open func() io.ReadCloser) error {
+	r, err := http.NewRequestWithContext(c.inner, http.MethodPost, c.drive.base+c.kind.String(), open())
+	if err != nil {
+		return err
+	}
+	r.ContentLength = size
+	r.GetBody = func() (io.ReadCloser, error) { return open(), nil }
+	// Calls may be repeated: the empty key says so to the transport and is not sent.
+	r.Header["Idempotency-Key"] = []string{}
+	r.Header.Set("Content-Type", contentType)
+	r.Header.Set("Accept-Encoding", "identity")
+	response, err := c.drive.client.Do(r)
+	if err != nil {
+		return err
+	}
+	c.watch.moved()
+	c.body = response.Body
+	if response.StatusCode != http.StatusOK || response.Header.Get("Content-Type") != contentType {
+		return fmt.Errorf("peer answers %s with %q: %w", response.Status, response.Header.Get("Content-Type"), ErrProtocol)
+	}
+	c.frames.r = watchedReader{response.Body, c.watch}
+	return nil
+}
+
+// next reads a frame of the answer. One of kindAnswer is taken apart: r is what stands behind it, and an error that the
+// peer tells is returned as what it is.
+func (c *call) next() (k kind, r *reader, err error) {
+	for {
+		k, body, err := c.frames.next()
+		if err != nil {
+			return 0, nil, err
+		}
+		r := &reader{b: body}
+		switch k {
+		case kindAlive:
+			continue
+		case kindAnswer:
+			a := r.answer()
+			if r.failed {
+				return 0, nil, r.end("answer")
+			}
+			c.drive.hear(a.report)
+			if err := fault(a.fault, a.text); err != nil {
+				return 0, nil, told{err}
+			}
+		}
+		return k, r, nil
+	}
+}
+
+// told marks an error of the drive at the peer, which is no fault of the way there.
+type told struct{ error }
+
+func (e told) Unwrap() error { return e.error }
+
+// answer reads the frame that ends a call.
+func (c *call) answer() (*reader, error) {
+	k, r, err := c.next()
+	if err == nil && k != kindAnswer {
+		err = fmt.Errorf("%v where an answer should be: %w", k, ErrProtocol)
+	}
+	return r, err
+}
+
+// drain reads the end of an answer of which all that matters is here, so that its connection can be used again.
+func (c *call) drain() {
+	var probe [1]byte
+	_, _ = c.frames.r.Read(probe[:])
+}
+
+// explain makes an error of the contract of what befell a call.
+func (c *call) explain(err error) error {
+	var fromDrive told
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &fromDrive):
+		return fromDrive.error
+	case errors.Is(err, chunkstore.ErrDamaged):
+		return err
+	}
+	if ended := c.ctx.Err(); ended != nil {
+		return ended
+	}
+	if cause := context.Cause(c.inner); cause != nil {
+		err = cause
+	}
+	c.drive.doubtful()
+	return down(err)
+}
+
+// lie is what a peer sends that cannot be true.
+func lie(format string, args ...any) error {
+	return fmt.Errorf("peer sent "+format+": %w", append(args, chunkstore.ErrDamaged)...)
+}
+
+// ask makes a call whose request is one frame, and hands the call to use once the answer begins.
+func (d *Drive) ask(ctx context.Context, k kind, message []byte, use func(*call) error) error {
+	c, err := d.begin(ctx, k)
+	if err != nil {
+		return err
+	}
+	defer c.end()
+	request := c.request(message)
+	err = c.send(int64(len(request)), func() io.ReadCloser { return io.NopCloser(bytes.NewReader(request)) })
+	if err == nil {
+		err = use(c)
+	}
+	return c.explain(err)
+}
+
+// simple makes a call that gives nothing but its success.
+func (d *Drive) simple(ctx context.Context, k kind, message []byte) error {
+	return d.ask(ctx, k, message, func(c *call) error {
+		r, err := c.answer()
+		if err != nil {
+			return err
+		}
+		c.drain()
+		return r.end("answer")
+	})
+}
+
+func (d *Drive) put(ctx context.Context, h *chunkstore.Header, cells [][]byte) error {
+	if err := checkPut(h, cells); err != nil {
+		return err
+	}
+	c, err := d.begin(ctx, kindPut)
+	if err != nil {
+		return err
+	}
+	defer c.end()
+	l := newLease(c.watch, c.request(appendHeader(nil, h)), cells)
+	defer l.end()
+	if err := c.send(l.size, l.open); err != nil {
+		return c.explain(err)
+	}
+	r, err := c.answer()
+	if err == nil {
+		c.drain()
+		err = r.end("answer")
+	}
+	return c.explain(err)
+}
