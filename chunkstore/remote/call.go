@@ -3,10 +3,12 @@ package remote
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 
 	"github.com/holdfast/holdfast/chunkstore"
 )
@@ -59,7 +61,7 @@ func (c *call) request(message []byte) []byte {
 // send sends the request and waits for the beginning of the answer. open gives the body, once or, when the transport
 // repeats a request that a stale connection lost, more often.
 func (c *call) send(size int64, open func() io.ReadCloser) error {
-	r, err := http.NewRequestWithContext(c.inner, http.MethodPost, c.drive.base+c.kind.String(), open())
+	r, err := http.NewRequestWithContext(c.traced(), http.MethodPost, c.drive.base+c.kind.String(), open())
 	if err != nil {
 		return err
 	}
@@ -80,6 +82,16 @@ func (c *call) send(size int64, open func() io.ReadCloser) error {
 	}
 	c.frames.r = watchedReader{response.Body, c.watch}
 	return nil
+}
+
+// traced returns the context of the request, by which the transport tells of steps before the first byte that count as
+// bytes: each of them may take its time.
+func (c *call) traced() context.Context {
+	return httptrace.WithClientTrace(c.inner, &httptrace.ClientTrace{
+		ConnectDone:      func(string, string, error) { c.watch.moved() },
+		TLSHandshakeDone: func(tls.ConnectionState, error) { c.watch.moved() },
+		GotConn:          func(httptrace.GotConnInfo) { c.watch.moved() },
+	})
 }
 
 // next reads a frame of the answer. One of kindAnswer is taken apart: r is what stands behind it, and an error that the

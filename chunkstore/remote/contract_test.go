@@ -127,6 +127,7 @@ func (n network) newLink(t testing.TB, h http.Handler, wrap func(net.Conn) net.C
 	})
 	l.server = httptest.NewUnstartedServer(counted)
 	l.server.EnableHTTP2 = n.http2
+	remote.TuneServer(l.server.Config)
 	l.server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	if n.pipes {
 		must(t, l.server.Listener.Close())
@@ -137,7 +138,7 @@ func (n network) newLink(t testing.TB, h http.Handler, wrap func(net.Conn) net.C
 	l.server.StartTLS()
 	l.client = l.server.Client()
 	transport := l.client.Transport.(*http.Transport)
-	remote.Tune(transport)
+	remote.TuneTransport(transport)
 	transport.DialContext = nil
 	if n.pipes {
 		transport.DialContext = l.pipes.dial

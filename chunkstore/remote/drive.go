@@ -58,7 +58,7 @@ type Drive struct {
 var _ chunkstore.Drive = (*Drive)(nil)
 
 // New returns the drive of that id at the peer whose Handler stands at base, "https://host:port". It does not wait for
-// the peer: until the first answer the drive counts as down. The client's Transport carries the calls (see Tune); its
+// the peer: until the first answer the drive counts as down. The client's Transport carries the calls (see TuneTransport); its
 // Timeout, its cookies and its way with redirects are not used. Close ends the drive and leaves the client alone.
 func New(client *http.Client, base string, id cluster.DriveID, o Options) *Drive {
 	if o.Silence <= 0 {

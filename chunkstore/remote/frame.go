@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"net/http"
-	"time"
 )
 
 // Protocol is the number of the protocol that FORMAT.md draws. It stands in every frame and in Prefix.
@@ -128,20 +126,4 @@ func cutOff(err error) error {
 		return io.ErrUnexpectedEOF
 	}
 	return err
-}
-
-// Tune sets up a transport for shards: buffers of a cell, no compression, enough idle connections that bursts do not
-// dial anew, and pings that end an HTTP/2 connection whose peer is gone, which would otherwise take calls for as long
-// as TCP repeats itself.
-func Tune(t *http.Transport) {
-	const patience = defaultSilence
-	t.DisableCompression = true
-	t.ReadBufferSize, t.WriteBufferSize = 64<<10, 64<<10
-	t.MaxIdleConns, t.MaxIdleConnsPerHost = 0, 64
-	t.IdleConnTimeout = 90 * time.Second
-	t.TLSHandshakeTimeout = patience
-	if t.HTTP2 == nil {
-		t.HTTP2 = &http.HTTP2Config{}
-	}
-	t.HTTP2.SendPingTimeout, t.HTTP2.PingTimeout, t.HTTP2.WriteByteTimeout = patience, patience, patience
 }

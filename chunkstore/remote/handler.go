@@ -35,8 +35,8 @@ const (
 )
 
 // Handler serves the drives that the function drives finds, under Prefix. It authenticates nobody: that is for the listener.
-// The http.Server may use HTTP/1.1 or HTTP/2 and should have no ReadTimeout and no WriteTimeout: each call ends by
-// itself when its caller neither sends nor takes a byte.
+// The http.Server may use HTTP/1.1 or HTTP/2 (see TuneServer) and should have no ReadTimeout and no WriteTimeout: each
+// call ends by itself when its caller neither sends nor takes a byte.
 func Handler(drives func(cluster.DriveID) (chunkstore.Drive, bool), o HandlerOptions) http.Handler {
 	if o.Memory == 0 {
 		o.Memory = defaultMemory
@@ -253,8 +253,9 @@ func (x *exchange) appendAnswer(b []byte, cause error, message []byte) []byte {
 	return endFrame(append(appendAnswer(beginFrame(b), a), message...), from, kindAnswer)
 }
 
-// writeStep is how much is written before the caller counts as alive again.
-const writeStep = 64 << 10
+// writeStep is how much is written before the caller counts as alive again: a record of TLS, so it costs nothing. A caller
+// that takes less than that in HandlerOptions.Silence is too slow.
+const writeStep = 16 << 10
 
 // send writes bytes of an answer, watched.
 func (x *exchange) send(b []byte) error {
