@@ -169,8 +169,10 @@ func (h *Header) VerifyPayload(off int64, p []byte) error {
 // Drive is one drive: a directory of this peer, a drive of another peer, or the memory model. Package
 // chunkstore/drivetest holds the contract as tests, which every implementation passes.
 //
-// All methods may be called concurrently. A method that gives ErrDriveDown left no doubt that nothing more will come
-// of it except that a Put may or may not have become durable.
+// All methods may be called concurrently. A method that gives ErrDriveDown uses nothing of the caller's memory any more,
+// but what it was asked for may have become durable, and on a drive of another peer may still become so: the outcome of a
+// Put, Delete or Seal is then unknown. Each may be asked for again. A Put of unknown outcome never becomes durable after
+// a Delete of its key or a Seal of its volume above its epoch has returned nil.
 type Drive interface {
 	ID() cluster.DriveID
 	// Put makes a shard durable: after nil it survives power loss. cells is the payload in order, Layout.ShardSize()

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"sync/atomic"
 
 	"github.com/holdfast/holdfast/chunkstore"
 )
@@ -22,7 +23,8 @@ type call struct {
 	watch *watch
 
 	kind   kind
-	body   io.Closer // of the answer
+	reused atomic.Bool // the connection of the request was used before
+	body   io.Closer   // of the answer
 	frames frames
 }
 
@@ -58,22 +60,30 @@ func (c *call) request(message []byte) []byte {
 	return endFrame(append(b, message...), 0, c.kind)
 }
 
-// send sends the request and waits for the beginning of the answer. open gives the body, once or, when the transport
-// repeats a request that a stale connection lost, more often.
+// maxTries is how often a call is sent that idle connections lose: the peer may have been restarted since, and some of
+// its connections not be known as closed yet.
+const maxTries = 3
+
+// send sends the request and waits for the beginning of the answer. open gives its body, as often as it is sent. A call
+// that was lost with a connection that had been idle is sent again: every call may be made twice.
 func (c *call) send(size int64, open func() io.ReadCloser) error {
-	r, err := http.NewRequestWithContext(c.traced(), http.MethodPost, c.drive.base+c.kind.String(), open())
-	if err != nil {
-		return err
-	}
-	r.ContentLength = size
-	r.GetBody = func() (io.ReadCloser, error) { return open(), nil }
-	// Calls may be repeated: the empty key says so to the transport and is not sent.
-	r.Header["Idempotency-Key"] = []string{}
-	r.Header.Set("Content-Type", contentType)
-	r.Header.Set("Accept-Encoding", "identity")
-	response, err := c.drive.client.Do(r)
-	if err != nil {
-		return err
+	var response *http.Response
+	for try := 1; ; try++ {
+		c.reused.Store(false)
+		r, err := http.NewRequestWithContext(c.traced(), http.MethodPost, c.drive.base+c.kind.String(), open())
+		if err != nil {
+			return err
+		}
+		r.ContentLength = size
+		r.GetBody = func() (io.ReadCloser, error) { return open(), nil }
+		r.Header.Set("Content-Type", contentType)
+		r.Header.Set("Accept-Encoding", "identity")
+		if response, err = c.drive.client.Do(r); err == nil {
+			break
+		}
+		if !c.reused.Load() || c.inner.Err() != nil || try == maxTries {
+			return err
+		}
 	}
 	c.watch.moved()
 	c.body = response.Body
@@ -90,7 +100,10 @@ func (c *call) traced() context.Context {
 	return httptrace.WithClientTrace(c.inner, &httptrace.ClientTrace{
 		ConnectDone:      func(string, string, error) { c.watch.moved() },
 		TLSHandshakeDone: func(tls.ConnectionState, error) { c.watch.moved() },
-		GotConn:          func(httptrace.GotConnInfo) { c.watch.moved() },
+		GotConn: func(info httptrace.GotConnInfo) {
+			c.reused.Store(info.Reused)
+			c.watch.moved()
+		},
 	})
 }
 

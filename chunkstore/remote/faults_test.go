@@ -274,6 +274,49 @@ func TestEveryFlippedBitOfAnAnswer(t *testing.T) {
 	}
 }
 
+// garble flips a bit of the requests of a Put.
+type garble struct {
+	inner http.RoundTripper
+	at    int // of the whole request
+}
+
+func (g *garble) RoundTrip(q *http.Request) (*http.Response, error) {
+	if q.URL.Path == remote.Prefix+"put" {
+		b, err := io.ReadAll(q.Body)
+		if err != nil {
+			return nil, err
+		}
+		b[g.at] ^= 1
+		q.Body = io.NopCloser(bytes.NewReader(b))
+	}
+	return g.inner.RoundTrip(q)
+}
+
+// TestGarbledPutsDoNotReachTheDrive: what arrives is verified before the drive sees it.
+func TestGarbledPutsDoNotReachTheDrive(t *testing.T) {
+	for _, n := range networks[:2] {
+		m := memory.New(driveID)
+		l := n.newLink(t, serve(func() chunkstore.Drive { return m }), nil)
+		g := &garble{inner: l.client.Transport}
+		l.client.Transport = g
+		t.Cleanup(g.inner.(*http.Transport).CloseIdleConnections)
+		d := l.drive(t)
+		s := drivetest.NewShard(drivetest.Key(1, 1, 0), 1, chunkstore.MaxChunk)
+		for at, want := range map[int]error{
+			3: chunkstore.ErrDriveDown, 30: chunkstore.ErrDriveDown, 400: chunkstore.ErrDriveDown,
+			5000: chunkstore.ErrDamaged, 600_000: chunkstore.ErrDamaged, 1 << 20: chunkstore.ErrDamaged,
+		} {
+			g.at = at
+			if err := s.Put(t.Context(), d); !errors.Is(err, want) {
+				t.Errorf("%s: byte %d flipped: %v, want %v", n.name, at, err, want)
+			}
+		}
+		if m.Calls(memory.OpPut) > 0 {
+			t.Errorf("%s: a garbled shard reached the drive", n.name)
+		}
+	}
+}
+
 func TestForeignPeersAreRefused(t *testing.T) {
 	m := memory.New(driveID)
 	s := drivetest.NewShard(drivetest.Key(1, 1, 0), 1, 1<<20)
@@ -333,6 +376,71 @@ func TestUnreachablePeerTellsTheCause(t *testing.T) {
 	var cause *net.OpError
 	if !errors.Is(err, chunkstore.ErrDriveDown) || !errors.As(err, &cause) {
 		t.Fatalf("error is %v", err)
+	}
+}
+
+// TestStaleConnectionsLoseNoCall: a server may close an idle connection in the moment in which the next call takes it.
+// The call is made again on another one.
+func TestStaleConnectionsLoseNoCall(t *testing.T) {
+	m := memory.New(driveID)
+	inner := serve(func() chunkstore.Drive { return m })
+	var mu sync.Mutex
+	used, closed := map[string]bool{}, 0
+	l := networks[0].newLink(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		stale := used[r.RemoteAddr] && r.URL.Path != remote.Prefix+"status"
+		used[r.RemoteAddr] = true
+		mu.Unlock()
+		if !stale {
+			inner.ServeHTTP(w, r)
+			return
+		}
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err == nil {
+			err = conn.Close()
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		closed++
+		mu.Unlock()
+	}), nil)
+	d := l.drive(t)
+	s := drivetest.NewShard(drivetest.Key(1, 1, 0), 1, 1<<20)
+	for range 20 {
+		must(t, s.Put(t.Context(), d))
+		drivetest.WantRead(t, d, s)
+	}
+	if mu.Lock(); closed == 0 {
+		t.Error("no connection was stale")
+	}
+	mu.Unlock()
+}
+
+// TestConnectionsAreUsedAgain: calls one after the other share a connection, whatever their answers look like.
+func TestConnectionsAreUsedAgain(t *testing.T) {
+	m := memory.New(driveID)
+	inner := serve(func() chunkstore.Drive { return m })
+	var used sync.Map
+	l := networks[0].newLink(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		used.Store(r.RemoteAddr, true)
+		inner.ServeHTTP(w, r)
+	}), nil)
+	d := l.drive(t)
+	s := drivetest.NewShard(drivetest.Key(1, 1, 0), 1, chunkstore.MaxChunk)
+	for range 20 {
+		must(t, s.Put(t.Context(), d))
+		drivetest.WantRead(t, d, s)
+		wantIs(t, d.Check(t.Context(), drivetest.Key(1, 2, 0)), chunkstore.ErrNotFound)
+		if _, err := d.Shards(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	count := 0
+	used.Range(func(any, any) bool { count++; return true })
+	if count > 4 { // the status is asked for beside
+		t.Errorf("%d connections for calls one after the other", count)
 	}
 }
 

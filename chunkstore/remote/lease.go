@@ -36,8 +36,8 @@ func (l *lease) end() {
 	l.parts = nil
 }
 
-// open returns a body that reads all of it from the beginning: transports ask for one more when they repeat a request
-// that a stale connection lost.
+// open returns a body that reads all of it from the beginning: one more is needed when a request is sent again that a
+// stale connection lost.
 func (l *lease) open() io.ReadCloser { return &leaseReader{lease: l} }
 
 // leaseReader deliberately implements io.Reader and io.Closer alone: an io.WriterTo would hand out the cells themselves.

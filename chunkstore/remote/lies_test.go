@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/chunkstore/erasure"
+	"github.com/holdfast/holdfast/cluster"
 )
 
 // scene is a shard of three rows, which the peer may lie about.
@@ -160,6 +163,31 @@ func TestListsHaveABound(t *testing.T) {
 		err := c.rows(shardRow, most, func(r *reader) error { r.shardRow(); taken++; return nil })
 		if !errors.Is(err, want) || taken > most {
 			t.Errorf("at most %d rows: %d taken, %v", most, taken, err)
+		}
+	}
+}
+
+// TestCallsStandUnderTheirOwnPath: who may call what is decided by the path, so no other call may hide behind it.
+func TestCallsStandUnderTheirOwnPath(t *testing.T) {
+	server := httptest.NewServer(Handler(func(cluster.DriveID) (chunkstore.Drive, bool) {
+		t.Error("a drive was looked for")
+		return nil, false
+	}, HandlerOptions{}))
+	defer server.Close()
+	defer server.Client().CloseIdleConnections()
+	del := endFrame(append(beginFrame(nil), appendCaller(nil, caller{})...), 0, kindDelete)
+	for _, name := range []string{"status", "read", "put", "kind 0", "answer"} {
+		a, err := server.Client().Post(server.URL+Prefix+url.PathEscape(name), contentType, bytes.NewReader(del))
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, body, err := (&frames{r: a.Body}).next()
+		if e := a.Body.Close(); err != nil || e != nil || k != kindAnswer {
+			t.Fatal(k, err, e)
+		}
+		r := &reader{b: body}
+		if got := r.answer(); !errors.Is(fault(got.fault, got.text), ErrProtocol) {
+			t.Errorf("a delete under the path of %s: %s", name, got.text)
 		}
 	}
 }

@@ -19,9 +19,10 @@ import (
 	"github.com/holdfast/holdfast/cluster"
 )
 
-// wire lies between two ends of a connection. It takes all that comes at once, as the buffers of a network do, and
-// passes it on in steps.
+// wire lies between two ends of a connection. It takes up to room reads at once, as the buffers of a network do, and
+// passes them on in steps.
 type wire struct {
+	room  int           // reads of up to 32 KiB that are taken before they are passed on
 	step  int           // bytes passed on at a time, zero: all
 	delay time.Duration // before each whole step
 	// up and down are after how many bytes the direction stalls; negative: never.
@@ -32,7 +33,7 @@ type wire struct {
 }
 
 func newWire(t testing.TB) *wire {
-	w := &wire{up: -1, down: -1, done: make(chan struct{})}
+	w := &wire{room: 4096, up: -1, down: -1, done: make(chan struct{})}
 	t.Cleanup(func() {
 		close(w.done)
 		w.pumps.Wait()
@@ -50,8 +51,7 @@ func (w *wire) wrap(c net.Conn) net.Conn {
 
 // pump moves bytes until one of the ends is closed, or stalls to the end of the test.
 func (w *wire) pump(source, target net.Conn, limit int64) {
-	const room = 4096 // more than any test sends in reads of 32 KiB
-	queue := make(chan []byte, room)
+	queue := make(chan []byte, w.room)
 	w.pumps.Go(func() {
 		defer close(queue)
 		for {
@@ -60,7 +60,11 @@ func (w *wire) pump(source, target net.Conn, limit int64) {
 			if err != nil {
 				return
 			}
-			queue <- p[:n]
+			select {
+			case queue <- p[:n]:
+			case <-w.done:
+				return
+			}
 		}
 	})
 	w.pumps.Go(func() {
@@ -219,47 +223,56 @@ func TestSlowPeerIsWaitedFor(t *testing.T) {
 // TestSilentCallersAreHungUp: callers that stop in the middle of a Put, or of taking an answer, lose what they hold at the
 // peer, here all of its memory.
 func TestSilentCallersAreHungUp(t *testing.T) {
-	inBubble(t, func(t *testing.T, n network) {
-		m := memory.New(driveID)
-		s := drivetest.NewShard(drivetest.Key(1, 1, 0), 1, chunkstore.MaxChunk)
-		must(t, s.Put(t.Context(), m))
-		h := remote.Handler(func(id cluster.DriveID) (chunkstore.Drive, bool) { return m, id == driveID },
-			remote.HandlerOptions{Cluster: here, Memory: 1, Silence: silence})
-		healthy := n.newLink(t, h, nil).drive(t, func(o *remote.Options) { o.Silence = time.Minute })
-		for name, stall := range map[string]func(w *wire){
-			"put":  func(w *wire) { w.up = 300 << 10 },
-			"read": func(w *wire) { w.down = 300 << 10 },
-		} {
+	t.Run("Put", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, n network) {
 			w := newWire(t)
-			stall(w)
-			// This caller would wait for ever.
-			d := n.newLink(t, h, w.wrap).drive(t, func(o *remote.Options) { o.Silence = time.Hour })
-			ctx, cancel := context.WithCancel(t.Context())
-			ended := make(chan error, 1)
-			go func() {
-				if name == "read" {
-					_, err := s.Read(ctx, d)
-					ended <- err
-					return
-				}
-				ended <- s.Put(ctx, d)
-			}()
-			synctest.Wait()
-			if w.stalled.Load() == 0 {
-				t.Errorf("%s: nothing stalled", name)
-			}
-			time.Sleep(silence + time.Second)
-			begun := time.Now()
-			must(t, s.Put(t.Context(), healthy))
-			if took := time.Since(begun); took > time.Second {
-				t.Errorf("%s: memory was held for %v more", name, took)
-			}
-			cancel()
-			if err := <-ended; err == nil {
-				t.Errorf("%s: no error", name)
-			}
-		}
+			w.up = 300 << 10
+			silentCaller(t, n, w, 0, func(ctx context.Context, s *drivetest.Shard, d chunkstore.Drive) error { return s.Put(ctx, d) })
+		})
 	})
+	t.Run("Read", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, n network) {
+			if n.http2 {
+				t.Skip("calls on a stuck HTTP/2 connection wait on mutexes, which holds the clock of a bubble")
+			}
+			w := newWire(t)
+			w.room, w.down = 1, 300<<10
+			// For 5 s TLS tries to tell the caller that it closes.
+			silentCaller(t, n, w, 5*time.Second, func(ctx context.Context, s *drivetest.Shard, d chunkstore.Drive) error {
+				_, err := s.Read(ctx, d)
+				return err
+			})
+		})
+	})
+}
+
+// silentCaller makes a call over a wire that stalls, by a caller that would wait for ever, and one over another that
+// waits for the memory of the first, for silence at most, once that was silent for a while.
+func silentCaller(t *testing.T, n network, w *wire, while time.Duration,
+	call func(context.Context, *drivetest.Shard, chunkstore.Drive) error) {
+	m := memory.New(driveID)
+	s := drivetest.NewShard(drivetest.Key(1, 1, 0), 1, chunkstore.MaxChunk)
+	must(t, s.Put(t.Context(), m))
+	h := remote.Handler(func(id cluster.DriveID) (chunkstore.Drive, bool) { return m, id == driveID },
+		remote.HandlerOptions{Cluster: here, Memory: 1, Silence: silence})
+	patient := func(o *remote.Options) { o.Silence = time.Hour }
+	healthy := n.newLink(t, h, nil).drive(t, patient)
+	silent := n.newLink(t, h, w.wrap).drive(t, patient)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- call(ctx, s, silent) }()
+	synctest.Wait()
+	if w.stalled.Load() == 0 {
+		t.Error("nothing stalled")
+	}
+	time.Sleep(time.Second + while)
+	if err := s.Put(t.Context(), healthy); err != nil {
+		t.Errorf("memory is held by a caller that is silent: %v", err)
+	}
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("the call over the wire that stalls succeeded")
+	}
 }
 
 // TestPeerWithoutMemoryRefuses: a call that finds no room at the peer is told so in time.

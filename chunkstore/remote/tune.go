@@ -29,12 +29,15 @@ const (
 
 // TuneServer sets up the HTTP/2 of a server that serves a Handler. Calls that wait for memory leave what they sent
 // unread. On HTTP/2 all calls of a connection share one window: with the usual one, 1 MiB, a dozen of those that wait fill it,
-// and the calls that they wait for cannot go on. The window set here is larger than what all that wait can fill.
+// and the calls that they wait for cannot go on. The window set here is larger than what all that wait can fill. Frames
+// are as short as records of TLS: of a longer one a server sees nothing until all of it is there, which over a slow link
+// looks like silence.
 func TuneServer(s *http.Server) {
 	if s.HTTP2 == nil {
 		s.HTTP2 = &http.HTTP2Config{}
 	}
 	s.HTTP2.MaxConcurrentStreams = streams
+	s.HTTP2.MaxReadFrameSize = 16 << 10
 	s.HTTP2.MaxReceiveBufferPerStream = streamBuffer
 	s.HTTP2.MaxReceiveBufferPerConnection = streams*streamBuffer + maxShard
 }

@@ -1,8 +1,10 @@
 package remote
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -133,6 +135,7 @@ func (r *reader) chunk() chunkstore.Chunk {
 
 // appendHeader writes a header. Its layout is not written: it follows from the size, in both directions.
 func appendHeader(b []byte, h *chunkstore.Header) []byte {
+	b = slices.Grow(b, keySize+30+len(h.Roots)*sha256.Size+len(h.Leaves)*sha256.Size)
 	b = appendKey(b, h.Key)
 	b = le.AppendUint64(b, uint64(h.Epoch))
 	b = le.AppendUint32(b, h.Size)
@@ -216,9 +219,6 @@ type span struct {
 	off   int64
 	n     int64
 }
-
-// spanSize is the length of a request to read behind the caller: chunk, shard, offset, length.
-const spanSize = chunkSize + 9
 
 func appendSpan(b []byte, c chunkstore.Chunk, s span) []byte {
 	b = append(appendChunk(b, c), s.shard)
