@@ -75,7 +75,7 @@ type writer struct {
 	options WriteOptions
 
 	filled  chan *filledRow
-	freed   chan struct{} // a row that was held is free
+	freed   chan struct{} // a row that was held is free, or the share is larger
 	flush   chan struct{} // the filler wants rows: send what is coded
 	sending chan struct{} // one token for each chunk under way
 	held    atomic.Int32  // rows that this write holds
@@ -252,6 +252,11 @@ func (w *writer) drop(f *filledRow) {
 		return
 	}
 	w.held.Add(-1)
+	w.wake()
+}
+
+// wake makes the filler look again whether it may take a row.
+func (w *writer) wake() {
 	select {
 	case w.freed <- struct{}{}:
 	default:
@@ -290,7 +295,9 @@ func (w *writer) code() {
 		case <-pressure:
 			end = true
 		case <-flush:
-			end = int(w.held.Load()) >= w.store.budget.share()
+			if end = int(w.held.Load()) >= w.store.budget.share(); !end { // the share grew meanwhile
+				w.wake()
+			}
 		case <-w.ctx.Done():
 			w.release(out)
 			return
