@@ -56,6 +56,9 @@ type peerError struct {
 func (e *peerError) Error() string   { return e.text }
 func (e *peerError) Unwrap() []error { return e.is }
 
+// aboutPeer are the bits of ErrForeign and ErrProtocol: with them nothing else that a peer tells is about a shard.
+var aboutPeer = faultOf(ErrForeign) | faultOf(ErrProtocol)
+
 // fault makes an error of what a peer told. The contract allows only its own sentinels and the end of the caller's
 // context: whatever else a peer tells, the end of its own context for one, means that the drive is down.
 func fault(bits uint16, text string) error {
@@ -65,16 +68,16 @@ func fault(bits uint16, text string) error {
 	if text == "" {
 		text = "peer tells no reason"
 	}
-	e := &peerError{text: text}
-	ofContract := false
-	for i, sentinel := range faultBits {
-		if bits>>i&1 == 0 || isContext(sentinel) {
-			continue
-		}
-		e.is = append(e.is, sentinel)
-		ofContract = ofContract || sentinel != ErrForeign && sentinel != ErrProtocol
+	if bits&aboutPeer != 0 {
+		bits &= aboutPeer
 	}
-	if !ofContract {
+	e := &peerError{text: text}
+	for i, sentinel := range faultBits {
+		if bits>>i&1 != 0 && !isContext(sentinel) {
+			e.is = append(e.is, sentinel)
+		}
+	}
+	if len(e.is) == 0 || bits&aboutPeer != 0 {
 		return fmt.Errorf("%w: %w", chunkstore.ErrDriveDown, e)
 	}
 	return e

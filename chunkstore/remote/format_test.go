@@ -239,8 +239,9 @@ func TestFaultsSurviveTheTrip(t *testing.T) {
 				t.Errorf("%v arrives as %v", sent, got)
 			}
 			ofContract := false
+			ofPeer := errors.Is(sent, ErrForeign) || errors.Is(sent, ErrProtocol) // and then of nothing else
 			for _, s := range faultBits {
-				want := errors.Is(sent, s) && !isContext(s)
+				want := errors.Is(sent, s) && !isContext(s) && (!ofPeer || s == ErrForeign || s == ErrProtocol)
 				if s == chunkstore.ErrDriveDown {
 					continue
 				}
