@@ -38,7 +38,7 @@ func TestBucketsComeAndGo(t *testing.T) {
 	if len(buckets) != 2 || buckets[0].Name != "one" || buckets[1].Versioning != VersioningEnabled || buckets[0].Owner != "owner" {
 		t.Fatalf("buckets %+v", buckets)
 	}
-	if b, err := w.BucketByID(w.ctx, first); err != nil || b.Name != "one" || !b.Created.Equal(w.clock.Now()) {
+	if b, err := w.catalog.BucketByID(w.ctx, first); err != nil || b.Name != "one" || !b.Created.Equal(w.clock.Now()) {
 		t.Fatalf("bucket %+v %v", b, err)
 	}
 	w.put(first, "k", "text")
@@ -50,7 +50,7 @@ func TestBucketsComeAndGo(t *testing.T) {
 	_, err = w.Put(w.ctx, object(first, "k", "text"))
 	w.wantErr(err, ErrNoSuchBucket)
 	for _, err := range []error{
-		second(w.Bucket(w.ctx, "one")), second(w.BucketByID(w.ctx, first)), second(w.Usage(w.ctx, first)),
+		second(w.Bucket(w.ctx, "one")), second(w.catalog.BucketByID(w.ctx, first)), second(w.Usage(w.ctx, first)),
 		second(w.List(w.ctx, List{Bucket: first, Max: 1})), second(w.ListVersions(w.ctx, ListVersions{Bucket: first, Max: 1})),
 		second(w.Uploads(w.ctx, ListUploads{Bucket: first, Max: 1})), second(w.Current(w.ctx, first, "k")),
 		second(w.CreateUpload(w.ctx, first, Upload{Key: "k"}, Op{})), second(w.HasPrefix(w.ctx, first, "")),
@@ -199,13 +199,13 @@ func TestBlocksAreLeasedOnce(t *testing.T) {
 		}
 		seen[block] = true
 	}
-	w.must(w.Root().SetIncarnation(w.ctx, 3))
+	w.must(w.catalog.Root().SetIncarnation(w.ctx, 3))
 	block, err := w.LeaseBlock(w.ctx)
 	w.must(err)
 	if block>>48 != 3 {
 		t.Fatalf("block %x after the incarnation was raised", block)
 	}
-	if err := w.Root().SetIncarnation(w.ctx, 3); err == nil {
+	if err := w.catalog.Root().SetIncarnation(w.ctx, 3); err == nil {
 		t.Fatal("the incarnation was raised to itself")
 	}
 }

@@ -130,15 +130,21 @@ func (c *clock) Add(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// world is a Catalog over local groups, which can be opened again over the same state.
+// world is a Catalog over local groups, which can be opened again over the same state. The tests ask Names: the Catalog
+// itself, or what serving makes of it.
 type world struct {
 	t      testing.TB
 	ctx    context.Context
 	clock  *clock
 	tablet *localGroup
 	root   *localGroup
-	*Catalog
+
+	catalog *Catalog
+	Names
 }
+
+// serving is what stands between the tests and their Catalog; nil means nothing.
+var serving func(testing.TB, *Catalog) Names
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
@@ -162,17 +168,20 @@ func (w *world) open() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.Catalog = c
+	w.catalog, w.Names = c, c
 	w.t.Cleanup(func() {
 		if err := c.Close(); err != nil {
 			w.t.Error(err)
 		}
 	})
+	if serving != nil {
+		w.Names = serving(w.t, c)
+	}
 }
 
 func (w *world) reopen() {
 	w.t.Helper()
-	if err := w.Close(); err != nil {
+	if err := w.catalog.Close(); err != nil {
 		w.t.Fatal(err)
 	}
 	w.open()

@@ -416,6 +416,6 @@ func TestCatalogKeepsS3Semantics(t *testing.T) {
 			actions["versioning"] = m.versioning
 		}
 		rt.Repeat(actions)
-		w.must(w.Close())
+		w.must(w.catalog.Close())
 	})
 }

@@ -124,7 +124,7 @@ func TestLargeRenamePrefixGoesOnAfterACrash(t *testing.T) {
 			break
 		}
 		crashes++
-		w.must(w.Close())
+		w.must(w.catalog.Close())
 		// The next process does one more piece, or two, and dies again. Its own session and buckets come first.
 		w.open()
 		deadline := time.Now().Add(10 * time.Second)

@@ -38,7 +38,7 @@ func TestANamedSessionOutlivesARestart(t *testing.T) {
 		t.Fatalf("session %d, and %d after the restart", session, again)
 	}
 	w.clock.Add(29 * time.Second)
-	w.endOverdue(w.ctx)
+	w.catalog.endOverdue(w.ctx)
 	put.Version.Manifest = []byte("twice")
 	again, err := w.Put(w.ctx, put)
 	w.must(err)
@@ -52,7 +52,7 @@ func TestANamedSessionOutlivesARestart(t *testing.T) {
 	}
 
 	w.clock.Add(2 * time.Second)
-	w.endOverdue(w.ctx)
+	w.catalog.endOverdue(w.ctx)
 	_, err = w.Upload(w.ctx, bucket, "g", upload.ID)
 	w.wantErr(err, ErrNoSuchUpload)
 	if next := take("mount/a"); next == session {
@@ -67,12 +67,12 @@ func TestARenewedSessionIsNotEnded(t *testing.T) {
 	w.must(err)
 	w.clock.Add(11 * time.Second)
 	late := w.clock.Now()
-	if ids := w.sessions.overdue(late); len(ids) != 1 || ids[0] != id {
+	if ids := w.catalog.sessions.overdue(late); len(ids) != 1 || ids[0] != id {
 		t.Fatalf("overdue %v", ids)
 	}
 	w.clock.Add(-2 * time.Second)
 	w.must(w.RenewSession(w.ctx, id))
-	if w.sessions.endIfOver(id, late) {
+	if w.catalog.sessions.endIfOver(id, late) {
 		t.Fatal("a renewed session was ended")
 	}
 	w.must(w.RenewSession(w.ctx, id))
@@ -87,7 +87,7 @@ func TestAStageNeedsABaseThatIsStillThere(t *testing.T) {
 	p := object(bucket, "f", "staged")
 	p.If.Base, p.Keeps = base.ID, true
 	w.put(bucket, "f", "newer")
-	w.clock.Add(w.config.FreeAfter - time.Second)
+	w.clock.Add(w.catalog.config.FreeAfter - time.Second)
 	w.wantErr(w.Stage(w.ctx, staged(session, 5, p, "own")), ErrConflict)
 
 	w.must(w.Stage(w.ctx, staged(session, 6, object(bucket, "other", "x"), "own 6")))
@@ -96,6 +96,6 @@ func TestAStageNeedsABaseThatIsStillThere(t *testing.T) {
 	p = object(bucket, "g", "staged")
 	p.If.Base, p.Keeps = held.ID, true
 	w.put(bucket, "g", "newer")
-	w.clock.Add(w.config.FreeAfter + time.Second)
+	w.clock.Add(w.catalog.config.FreeAfter + time.Second)
 	w.must(w.Stage(w.ctx, staged(session, 7, p, "own 7")))
 }

@@ -33,14 +33,14 @@ func TestStageIsPublishedWhenItsSessionRunsOut(t *testing.T) {
 	}
 	// The process dies; the next one gives the session its lease anew, and then ends it.
 	w.reopen()
-	w.endOverdue(w.ctx)
+	w.catalog.endOverdue(w.ctx)
 	if stages, err := w.Staged(w.ctx); err != nil || len(stages) != 1 || string(stages[0].Put.Version.Manifest) != "staged" {
 		t.Fatalf("stages %+v %v", stages, err)
 	}
 	w.must(w.RenewSession(w.ctx, session))
 	w.clock.Add(11 * time.Second)
 	w.wantErr(w.RenewSession(w.ctx, session), ErrSessionFenced)
-	w.endOverdue(w.ctx)
+	w.catalog.endOverdue(w.ctx)
 	v, err := w.Current(w.ctx, bucket, "f")
 	w.must(err)
 	if string(v.Manifest) != "staged" {
@@ -180,7 +180,7 @@ func TestRunEndsSessionsByItself(t *testing.T) {
 	w.clock.Add(2 * time.Second)
 	ctx, cancel := context.WithCancel(w.ctx)
 	done := make(chan error)
-	go func() { done <- w.Run(ctx) }()
+	go func() { done <- w.catalog.Run(ctx) }()
 	deadline := time.After(10 * time.Second)
 	for {
 		if _, err := w.Current(w.ctx, bucket, "f"); err == nil {
@@ -202,9 +202,9 @@ func TestSessionsOfDeadCatalogsEnd(t *testing.T) {
 	for range 3 {
 		w.bucket("b-"+time.Now().Format("150405.000000000"), Unversioned)
 		w.reopen()
-		w.endOverdue(w.ctx)
+		w.catalog.endOverdue(w.ctx)
 	}
-	rows, err := w.Root().Rows(w.ctx, 's', "", "", 0)
+	rows, err := w.catalog.Root().Rows(w.ctx, 's', "", "", 0)
 	w.must(err)
 	if len(rows) != 1 {
 		t.Fatalf("%d sessions are left", len(rows))

@@ -91,7 +91,7 @@ func TestCompleteChecksWhatTheClientLists(t *testing.T) {
 	w.wantErr(err, ErrNoSuchUpload)
 	w.wantErr(w.Abort(w.ctx, bucket, "k", u.ID, Op{}), ErrNoSuchUpload)
 	w.clock.Add(DefaultResultsFor + time.Second)
-	w.pruneAll(w.ctx)
+	w.catalog.pruneAll(w.ctx)
 	_, err = w.Complete(w.ctx, p)
 	w.wantErr(err, ErrNoSuchUpload)
 }

@@ -1,0 +1,323 @@
+// Package route makes every peer a gateway for names: a Router is metadata.Names wherever the leader of the tablet is.
+//
+//	Router ─ Leader()? ─ this peer: its own Catalog
+//	                   └ another:   a client of that peer (metadata/remote)
+//
+// A Router waits while nobody leads, follows the hints of peers that do not, and repeats what it may:
+//
+//	reads, and writes that change nothing the second time   after every loss
+//	writes that carry an Op                                  after every loss, with the same Op: applied once
+//	all other writes                                         only when they were not accepted
+//
+// A write of the last kind whose answer was lost fails with raft.ErrUnknownOutcome; its caller decides. An attempt that
+// is under way while the leader moves is given up and counts as lost, so that a peer that hangs, or that does not know
+// yet that it was deposed, holds nobody back.
+package route
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/kv"
+	"github.com/holdfast/holdfast/cluster/raft"
+	"github.com/holdfast/holdfast/metadata"
+	"github.com/holdfast/holdfast/metadata/remote"
+)
+
+const (
+	// DefaultPatience is how long a call goes on without a leader: three elections of the longest kind.
+	DefaultPatience = 10 * time.Second
+	// firstPause and lastPause are the waits between attempts.
+	firstPause = 10 * time.Millisecond
+	lastPause  = 500 * time.Millisecond
+	// watchEvery is how often an attempt under way looks whether its peer still leads.
+	watchEvery = 250 * time.Millisecond
+	// maxHops is how many hints are followed before a pause: two peers may name each other.
+	maxHops = 2
+)
+
+// Config says what a Router finds peers by.
+type Config struct {
+	// Self is this peer.
+	Self cluster.PeerID
+	// Leader says which peer leads the tablet as far as this one knows, and whether that is this peer; ok is false while
+	// nobody does. It is asked for every call and must not block.
+	Leader func() (peer cluster.PeerID, local, ok bool)
+	// Local is the Catalog over this peer's replica, nil while it does not lead. It must not block.
+	Local func() metadata.Names
+	// Remote asks another peer, nil when it is not known how to reach it. It must not block.
+	Remote func(peer cluster.PeerID) metadata.Names
+	// Patience is how long a call goes on, from its first failed attempt, while there is no leader. Zero means
+	// DefaultPatience, negative means no repetition.
+	Patience time.Duration
+}
+
+// Router is metadata.Names wherever the leader is. It may be used concurrently.
+type Router struct {
+	config Config
+	// localOnly routers refuse what another peer would have to answer.
+	localOnly bool
+}
+
+var _ metadata.Names = (*Router)(nil)
+
+// New returns a Router.
+func New(c Config) *Router {
+	if c.Patience == 0 {
+		c.Patience = DefaultPatience
+	}
+	return &Router{config: c}
+}
+
+// errNoLeader says that nobody led for as long as the call could wait.
+var errNoLeader = fmt.Errorf("nobody leads the names: %w", metadata.ErrUnavailable)
+
+// errMoved ends an attempt whose peer does not lead any more.
+var errMoved = errors.New("the leader moved while the call was under way")
+
+// class says what a call is, and so when it may be repeated.
+type class uint8
+
+const (
+	// read calls change nothing.
+	read class = iota
+	// safe calls change nothing the second time: an Op tells the tablet that it is the second, or both end in the same
+	// state.
+	safe
+	// once calls are repeated only when they were not accepted.
+	once
+)
+
+// byOp is the class of a write that may carry an Op.
+func byOp(op metadata.Op) class {
+	if op == (metadata.Op{}) {
+		return once
+	}
+	return safe
+}
+
+func (c class) again(err error) bool { return refused(err) || c != once && lost(err) }
+
+// final is an error that ends a call whatever it is.
+type final struct{ error }
+
+// refused says that nothing was done.
+func refused(err error) bool {
+	return errors.Is(err, remote.ErrNotSent) || errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, raft.ErrUnknownOutcome)
+}
+
+// lost says that nobody knows what was done, and that another attempt may go better.
+func lost(err error) bool {
+	switch {
+	case errors.Is(err, raft.ErrUnknownOutcome), errors.Is(err, remote.ErrLost), errors.Is(err, raft.ErrNotLeader):
+		return true
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return true // the caller's own context is looked at first
+	case errors.Is(err, remote.ErrUnlisted), errors.Is(err, raft.ErrLogLost), errors.Is(err, kv.ErrBroken):
+		return false
+	}
+	return errors.Is(err, metadata.ErrUnavailable) // a Catalog that is being closed
+}
+
+// target is where an attempt goes.
+type target struct {
+	peer  cluster.PeerID
+	local bool
+	names metadata.Names
+}
+
+// find says where to go, by a hint first; nil names when nobody is there.
+func (r *Router) find(hint cluster.PeerID) target {
+	if hint != (cluster.PeerID{}) {
+		if t := r.target(hint, hint == r.config.Self); t.names != nil {
+			return t
+		}
+	}
+	peer, local, ok := r.config.Leader()
+	if !ok {
+		return target{}
+	}
+	return r.target(peer, local)
+}
+
+func (r *Router) target(peer cluster.PeerID, local bool) target {
+	t := target{peer: peer, local: local}
+	if local {
+		t.peer, t.names = r.config.Self, r.config.Local()
+	} else {
+		t.names = r.config.Remote(peer)
+	}
+	return t
+}
+
+// ask is do with an answer, which an error may come with too.
+func ask[A any](ctx context.Context, r *Router, c class, call func(context.Context, metadata.Names) (A, error)) (A, error) {
+	var answer A
+	err := r.do(ctx, c, func(ctx context.Context, n metadata.Names) error {
+		var err error
+		answer, err = call(ctx, n)
+		return err
+	})
+	return answer, err
+}
+
+// do calls until there is an answer, or no hope.
+func (r *Router) do(ctx context.Context, c class, call func(context.Context, metadata.Names) error) error {
+	w := waiting{class: c, patience: r.config.Patience, pause: firstPause}
+	var hint cluster.PeerID
+	for {
+		if err := ctx.Err(); err != nil {
+			return w.ended(err)
+		}
+		t := r.find(hint)
+		if r.localOnly && (!t.local || t.names == nil) {
+			return metadata.NotLeader{Peer: t.peer}
+		}
+		hint = cluster.PeerID{}
+		err := errNoLeader
+		if t.names != nil {
+			err = r.attempt(ctx, t, call)
+			var end final
+			switch {
+			case err == nil:
+				return nil
+			case errors.As(err, &end):
+				return end.error
+			}
+			w.note(err)
+			if ctx.Err() != nil || t.local && errors.Is(err, raft.ErrStopped) || !c.again(err) {
+				return w.ended(err)
+			}
+			hint = hintOf(err)
+		}
+		if !w.again(ctx, hint != (cluster.PeerID{}), err) {
+			return w.ended(err)
+		}
+	}
+}
+
+func hintOf(err error) cluster.PeerID {
+	var hint metadata.LeaderHint
+	if errors.As(err, &hint) {
+		return hint.Leader()
+	}
+	return cluster.PeerID{}
+}
+
+// attempt calls once, for as long as the target leads.
+func (r *Router) attempt(ctx context.Context, t target, call func(context.Context, metadata.Names) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	w := watch{router: r, peer: t.peer, ctx: ctx, cancel: cancel}
+	w.begin()
+	err := call(ctx, t.names)
+	w.timer.Stop()
+	if err != nil && errors.Is(context.Cause(ctx), errMoved) {
+		return fmt.Errorf("%w: %w", errMoved, err)
+	}
+	return err
+}
+
+// watch looks whether the peer of an attempt still leads.
+type watch struct {
+	router *Router
+	peer   cluster.PeerID
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	timer  *time.Timer
+	// armed is closed when timer is set: look may run before.
+	armed chan struct{}
+	// alone is how long nobody has led.
+	alone time.Duration
+}
+
+func (w *watch) begin() {
+	w.armed = make(chan struct{})
+	w.timer = time.AfterFunc(watchEvery, w.look)
+	close(w.armed)
+}
+
+func (w *watch) look() {
+	<-w.armed
+	if w.ctx.Err() != nil {
+		return
+	}
+	peer, local, ok := w.router.config.Leader()
+	if local {
+		peer = w.router.config.Self
+	}
+	switch {
+	case !ok:
+		w.alone += watchEvery
+	case peer != w.peer:
+		w.cancel(errMoved)
+		return
+	default:
+		w.alone = 0
+	}
+	if w.alone > max(w.router.config.Patience, 0) {
+		w.cancel(errMoved)
+		return
+	}
+	w.timer.Reset(watchEvery)
+}
+
+// waiting is the patience of one call.
+type waiting struct {
+	class    class
+	patience time.Duration
+	pause    time.Duration
+	until    time.Time // zero before the first failure
+	hops     int       // hints followed since the last pause
+	last     error
+	// unknown is set once an attempt was lost: what comes after cannot say that nothing was done.
+	unknown bool
+}
+
+// note takes in how an attempt failed.
+func (w *waiting) note(err error) {
+	w.unknown = w.unknown || w.class != read && lost(err) && !refused(err)
+}
+
+// again waits before another attempt, and tells whether there is to be one. A hint is followed at once.
+func (w *waiting) again(ctx context.Context, hinted bool, err error) bool {
+	w.last = err
+	if w.until.IsZero() {
+		w.until = time.Now().Add(w.patience)
+	}
+	left := time.Until(w.until)
+	if left <= 0 {
+		return false
+	}
+	if hinted && w.hops < maxHops {
+		w.hops++
+		return true
+	}
+	w.hops = 0
+	// Half of the pause is random: those who wait for the same election do not all come at once.
+	pause := min(w.pause/2+rand.N(w.pause/2+1), left)
+	w.pause = min(2*w.pause, lastPause)
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return true
+}
+
+// ended is the error of a call that ends without an answer: what the last attempt said is in it, and for a write of
+// which an attempt was lost, that the outcome is unknown.
+func (w *waiting) ended(err error) error {
+	if w.last != nil && !errors.Is(err, w.last) {
+		err = fmt.Errorf("%w (before: %w)", err, w.last)
+	}
+	if w.unknown && (w.class == once || refused(err) || lost(err)) && !errors.Is(err, raft.ErrUnknownOutcome) {
+		err = fmt.Errorf("%w: %w: %w", metadata.ErrUnavailable, raft.ErrUnknownOutcome, err)
+	}
+	return err
+}
