@@ -11,16 +11,11 @@ import (
 	"github.com/holdfast/holdfast/metadata/route"
 )
 
-// TestSuiteOverTheWire runs every test of the name space with the Catalog behind HTTP: a client and its handler change
-// no answer and no error.
-func TestSuiteOverTheWire(t *testing.T) {
-	runSuite(t, func(t testing.TB, c *metadata.Catalog) metadata.Names { return client(t, c) })
-}
-
-// TestSuiteThroughARouter runs every test at a peer that has to ask another one, and that one's handler.
-func TestSuiteThroughARouter(t *testing.T) {
+// TestSuiteThroughARouterAndTheWire runs every test of the name space at a peer that has to ask another one: router,
+// client and handler change no answer and no error.
+func TestSuiteThroughARouterAndTheWire(t *testing.T) {
 	self, other := cluster.PeerID{1}, cluster.PeerID{2}
-	runSuite(t, func(t testing.TB, c *metadata.Catalog) metadata.Names {
+	metadata.Serve(t, func(t testing.TB, c *metadata.Catalog) metadata.Names {
 		leader := func() (cluster.PeerID, bool, bool) { return other, true, true }
 		wire := client(t, route.Local(route.Config{Self: other, Leader: leader, Local: func() metadata.Names { return c }}))
 		return route.New(route.Config{
@@ -31,11 +26,6 @@ func TestSuiteThroughARouter(t *testing.T) {
 			Patience: -1,
 		})
 	})
-}
-
-func runSuite(t *testing.T, with func(testing.TB, *metadata.Catalog) metadata.Names) {
-	t.Helper()
-	metadata.Serve(t, with)
 	for name, test := range metadata.Suite {
 		t.Run(name, test)
 	}

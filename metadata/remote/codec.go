@@ -124,6 +124,9 @@ func sliceCodec(t reflect.Type) codec {
 		},
 		read: func(d *decoder, v reflect.Value) {
 			n := d.count(size)
+			if d.err != nil {
+				return
+			}
 			v.Set(reflect.MakeSlice(t, n, n))
 			for i := 0; i < n && d.err == nil; i++ {
 				elem.read(d, v.Index(i))
@@ -154,6 +157,9 @@ func mapCodec[V string | []byte]() codec {
 		},
 		read: func(d *decoder, v reflect.Value) {
 			n := d.count(mapEntry)
+			if d.err != nil {
+				return
+			}
 			m := make(map[string]V, n)
 			last := ""
 			for i := 0; i < n && d.err == nil; i++ {

@@ -72,7 +72,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = deadline(c.SetReadDeadline, time.Time{})
 	}
 	if err == nil {
-		a := &answering{w: w, control: c}
+		a := &answering{w: w, control: c, turn: make(chan struct{}, 1)}
 		defer a.end()
 		if err = p.serve(r.Context(), h.names, question, a); err == nil {
 			return
@@ -109,22 +109,23 @@ type answering struct {
 	control *http.ResponseController
 	tick    *time.Timer
 
-	mu    sync.Mutex // a sign of life may come at any time
+	// turn has room for who writes: a sign of life may come at any time, and waits while an item does.
+	turn  chan struct{}
 	begun bool
 	ended bool
 }
 
 // begin starts to give signs of life.
 func (a *answering) begin() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.turn <- struct{}{}
+	defer func() { <-a.turn }()
 	a.tick = time.AfterFunc(aliveEvery, a.alive)
 }
 
 // end stops them, and waits for one that is being given.
 func (a *answering) end() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.turn <- struct{}{}
+	defer func() { <-a.turn }()
 	a.ended = true
 	if a.tick != nil {
 		a.tick.Stop()
@@ -132,8 +133,8 @@ func (a *answering) end() {
 }
 
 func (a *answering) alive() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.turn <- struct{}{}
+	defer func() { <-a.turn }()
 	if a.ended {
 		return
 	}
@@ -147,8 +148,8 @@ func (a *answering) alive() {
 // send writes a frame that is not the last.
 func (a *answering) send(frame []byte, kind byte) error {
 	endFrame(frame, kind)
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.turn <- struct{}{}
+	defer func() { <-a.turn }()
 	return a.write(frame)
 }
 
@@ -236,8 +237,9 @@ func (s *stream[Q, T]) serve(ctx context.Context, n metadata.Names, question []b
 		}
 		return flush()
 	})
-	if err == nil {
-		err = flush()
+	// What was found before an error is found.
+	if flushErr := flush(); err == nil {
+		err = flushErr
 	}
 	a.last(appendFault(beginFrame(frame), err))
 	return nil

@@ -1,0 +1,496 @@
+package route
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/raft"
+	"github.com/holdfast/holdfast/metadata"
+	"github.com/holdfast/holdfast/metadata/remote"
+)
+
+// ledger is what the tablet knows, whoever leads: how often each key was put, and which Ops it has seen.
+type ledger struct {
+	mu   sync.Mutex
+	puts map[string]int
+	seen map[metadata.Op]bool
+}
+
+func newLedger() *ledger { return &ledger{puts: map[string]int{}, seen: map[metadata.Op]bool{}} }
+
+func (l *ledger) put(p metadata.Put) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p.Op != (metadata.Op{}) {
+		if l.seen[p.Op] {
+			return
+		}
+		l.seen[p.Op] = true
+	}
+	l.puts[p.Version.Key]++
+}
+
+func (l *ledger) count(key string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.puts[key]
+}
+
+// cast is some peers of which one leads; each answers by what the test says of it.
+type cast struct {
+	*ledger
+	mu     sync.Mutex
+	leader cluster.PeerID // zero: nobody
+	peers  map[cluster.PeerID]*peer
+}
+
+// peer is the names at one peer.
+type peer struct {
+	metadata.Names
+	cast  *cast
+	id    cluster.PeerID
+	calls atomic.Int64
+	// before decides what happens to a call: handled true ends it with err.
+	before func(ctx context.Context, apply func()) (handled bool, err error)
+}
+
+func newCast(ids ...byte) *cast {
+	c := &cast{ledger: newLedger(), peers: map[cluster.PeerID]*peer{}}
+	for _, id := range ids {
+		c.peers[cluster.PeerID{id}] = &peer{cast: c, id: cluster.PeerID{id}}
+	}
+	c.lead(ids[0])
+	return c
+}
+
+func (c *cast) lead(id byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leader = cluster.PeerID{id}
+	if id == 0 {
+		c.leader = cluster.PeerID{}
+	}
+}
+
+func (c *cast) leads() cluster.PeerID {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.leader
+}
+
+func (c *cast) peer(id byte) *peer { return c.peers[cluster.PeerID{id}] }
+
+// router is the Router at one peer. knows says whom it takes for the leader; nil: it knows the truth.
+func (c *cast) router(self byte, knows func() cluster.PeerID) *Router {
+	me := cluster.PeerID{self}
+	if knows == nil {
+		knows = c.leads
+	}
+	return New(Config{
+		Self: me,
+		Leader: func() (cluster.PeerID, bool, bool) {
+			id := knows()
+			return id, id == me, id != cluster.PeerID{}
+		},
+		Local: func() metadata.Names {
+			if c.leads() != me {
+				return nil
+			}
+			return c.peers[me]
+		},
+		Remote: func(id cluster.PeerID) metadata.Names {
+			if p := c.peers[id]; p != nil {
+				return p
+			}
+			return nil
+		},
+	})
+}
+
+func (p *peer) answer(ctx context.Context, apply func()) error {
+	p.calls.Add(1)
+	if p.before != nil {
+		if handled, err := p.before(ctx, apply); handled {
+			return err
+		}
+	}
+	if leader := p.cast.leads(); leader != p.id {
+		return metadata.NotLeader{Peer: leader}
+	}
+	apply()
+	return nil
+}
+
+func (p *peer) Put(ctx context.Context, q metadata.Put) (metadata.Version, error) {
+	err := p.answer(ctx, func() { p.cast.put(q) })
+	return metadata.Version{Key: q.Version.Key}, err
+}
+
+func (p *peer) Current(ctx context.Context, _ metadata.BucketID, key string) (metadata.Version, error) {
+	return metadata.Version{Key: key}, p.answer(ctx, func() {})
+}
+
+func (p *peer) Survey(ctx context.Context, fn func(metadata.Surveyed) error) error {
+	if err := p.answer(ctx, func() {}); err != nil {
+		return err
+	}
+	if err := fn(metadata.Surveyed{Key: "k"}); err != nil {
+		return err
+	}
+	return answerLost()
+}
+
+// answerLost is what a client says of a lost answer to a write, without a peer's name.
+func answerLost() error {
+	return fmt.Errorf("%w: %w: %w", metadata.ErrUnavailable, raft.ErrUnknownOutcome, remote.ErrLost)
+}
+
+func put(key string, seq uint64) metadata.Put {
+	p := metadata.Put{Version: metadata.Version{Key: key}}
+	if seq > 0 {
+		p.Op = metadata.Op{Session: 1, Seq: seq}
+	}
+	return p
+}
+
+func wantUnknown(t *testing.T, err error) {
+	t.Helper()
+	if !errors.Is(err, raft.ErrUnknownOutcome) || !errors.Is(err, metadata.ErrUnavailable) {
+		t.Fatalf("outcome is said to be known: %v", err)
+	}
+}
+
+func wantRefused(t *testing.T, err error) {
+	t.Helper()
+	if err == nil || errors.Is(err, raft.ErrUnknownOutcome) || !errors.Is(err, metadata.ErrUnavailable) {
+		t.Fatalf("nothing was done, and the error is %v", err)
+	}
+}
+
+func TestCallsGoToTheLeaderAndFollowHints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCast(1, 2, 3)
+		ctx := t.Context()
+		begin := time.Now()
+		for _, r := range []*Router{c.router(1, nil), c.router(2, nil), c.router(3, func() cluster.PeerID { return cluster.PeerID{2} })} {
+			if _, err := r.Put(ctx, put("k", 0)); err != nil {
+				t.Fatal(err)
+			}
+			if v, err := r.Current(ctx, 1, "k"); err != nil || v.Key != "k" {
+				t.Fatal(v, err)
+			}
+		}
+		if c.count("k") != 3 || c.peer(2).calls.Load() != 2 || c.peer(3).calls.Load() != 0 {
+			t.Fatalf("%d puts, %d calls of a peer that was taken for the leader", c.count("k"), c.peer(2).calls.Load())
+		}
+		if took := time.Since(begin); took != 0 {
+			t.Fatalf("hints were followed after %v", took)
+		}
+	})
+}
+
+// TestCallsWaitForALeader elects one after some time, and none at all.
+func TestCallsWaitForALeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCast(1, 2)
+		c.lead(0)
+		r := c.router(1, nil)
+		go func() {
+			time.Sleep(5 * time.Second)
+			c.lead(2)
+		}()
+		begin := time.Now()
+		if _, err := r.Put(t.Context(), put("k", 0)); err != nil || c.count("k") != 1 {
+			t.Fatal(err, c.count("k"))
+		}
+		if took := time.Since(begin); took < 5*time.Second || took > 5*time.Second+lastPause {
+			t.Fatalf("the leader was found after %v", took)
+		}
+		c.lead(0)
+		begin = time.Now()
+		_, err := r.Put(t.Context(), put("k", 0))
+		wantRefused(t, err)
+		if took := time.Since(begin); took != DefaultPatience {
+			t.Fatalf("gave up after %v", took)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = r.Put(ctx, put("k", 0))
+		if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, raft.ErrUnknownOutcome) {
+			t.Fatal(err)
+		}
+		// Two peers that name each other are asked now and then, not all the time.
+		c.peer(1).before = func(context.Context, func()) (bool, error) { return true, metadata.NotLeader{Peer: cluster.PeerID{2}} }
+		c.peer(2).before = func(context.Context, func()) (bool, error) { return true, metadata.NotLeader{Peer: cluster.PeerID{1}} }
+		_, err = c.router(3, func() cluster.PeerID { return cluster.PeerID{1} }).Put(t.Context(), put("k", 0))
+		wantRefused(t, err)
+		if calls := c.peer(1).calls.Load() + c.peer(2).calls.Load(); calls < 10 || calls > 200 {
+			t.Fatalf("%d calls", calls)
+		}
+	})
+}
+
+// TestLostAnswersAreRepeatedOnlyWhereThatIsSafe loses the first answer of each call, before and after it was applied.
+func TestLostAnswersAreRepeatedOnlyWhereThatIsSafe(t *testing.T) {
+	for _, applied := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCast(1, 2)
+			r := c.router(2, nil)
+			lose := 0
+			c.peer(1).before = func(_ context.Context, apply func()) (bool, error) {
+				if lose--; lose < 0 {
+					return false, nil
+				}
+				if applied {
+					apply()
+				}
+				return true, answerLost()
+			}
+			lose = 3
+			if _, err := r.Put(t.Context(), put("op", 7)); err != nil || c.count("op") != 1 {
+				t.Fatalf("a write with an Op: %v, applied %d times", err, c.count("op"))
+			}
+			lose = 3
+			if _, err := r.Current(t.Context(), 1, "k"); err != nil {
+				t.Fatalf("a read: %v", err)
+			}
+			lose = 1
+			_, err := r.Put(t.Context(), put("plain", 0))
+			wantUnknown(t, err)
+			if n := c.count("plain"); n > 1 || (n == 1) != applied {
+				t.Fatalf("a write without an Op was applied %d times", n)
+			}
+			// An answer that was lost stays lost, whatever comes after it.
+			lose = 1
+			c.lead(1)
+			inner := c.peer(1).before
+			c.peer(1).before = func(ctx context.Context, apply func()) (bool, error) {
+				handled, err := inner(ctx, apply)
+				c.lead(0)
+				return handled, err
+			}
+			_, err = r.Put(t.Context(), put("op", 8))
+			wantUnknown(t, err)
+			// What was not accepted is tried again, whatever it is.
+			c.lead(1)
+			times := 2
+			c.peer(1).before = func(context.Context, func()) (bool, error) {
+				times--
+				return times >= 0, fmt.Errorf("%w: %w", metadata.ErrUnavailable, remote.ErrNotSent)
+			}
+			if _, err := r.Put(t.Context(), put("not sent", 0)); err != nil || c.count("not sent") != 1 {
+				t.Fatal(err, c.count("not sent"))
+			}
+		})
+	}
+}
+
+// TestAnswersEndACall repeats no answer: those of the names, and those that say that nothing can help.
+func TestAnswersEndACall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCast(1, 2)
+		begin := time.Now()
+		for _, want := range []error{
+			metadata.ErrPrecondition, metadata.ErrSessionFenced, metadata.ErrNoSuchKey,
+			fmt.Errorf("%w: %w", metadata.ErrUnavailable, raft.ErrLogLost), fmt.Errorf("%w: %w", metadata.ErrUnavailable, remote.ErrUnlisted),
+		} {
+			c.peer(1).before = func(context.Context, func()) (bool, error) { return true, want }
+			for _, self := range []byte{1, 2} {
+				_, err := c.router(self, nil).Put(t.Context(), put("k", 1))
+				if !errors.Is(err, want) || errors.Is(err, raft.ErrUnknownOutcome) {
+					t.Errorf("%v became %v", want, err)
+				}
+			}
+		}
+		// A host that stops does not keep its own callers waiting.
+		c.peer(1).before = func(context.Context, func()) (bool, error) {
+			return true, fmt.Errorf("%w: %w", metadata.ErrUnavailable, raft.ErrStopped)
+		}
+		if _, err := c.router(1, nil).Current(t.Context(), 1, "k"); !errors.Is(err, raft.ErrStopped) {
+			t.Error(err)
+		}
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+// TestAPeerThatHangsIsLeftWhenTheLeaderMoves hangs in the middle of a call, applied or not, and moves the leader.
+func TestAPeerThatHangsIsLeftWhenTheLeaderMoves(t *testing.T) {
+	for _, self := range []byte{1, 2, 3} { // the hung peer itself, the next leader, and one that never leads
+		synctest.Test(t, func(t *testing.T) {
+			c := newCast(1, 2, 3)
+			r := c.router(self, nil)
+			c.peer(1).before = func(ctx context.Context, apply func()) (bool, error) {
+				apply()
+				time.AfterFunc(3*time.Second, func() { c.lead(2) })
+				<-ctx.Done()
+				return true, ctx.Err()
+			}
+			begin := time.Now()
+			if _, err := r.Put(t.Context(), put("op", 1)); err != nil || c.count("op") != 1 {
+				t.Fatalf("%v, applied %d times", err, c.count("op"))
+			}
+			if took := time.Since(begin); took > 3*time.Second+2*watchEvery {
+				t.Fatalf("left after %v", took)
+			}
+			c.lead(1)
+			if _, err := r.Current(t.Context(), 1, "k"); err != nil {
+				t.Fatal(err)
+			}
+			c.lead(1)
+			_, err := r.Put(t.Context(), put("plain", 0))
+			wantUnknown(t, err)
+			if c.count("plain") != 1 {
+				t.Fatalf("applied %d times", c.count("plain"))
+			}
+		})
+	}
+}
+
+// TestALongCallIsLeftAloneWhileItsPeerLeads runs a call for an hour, with short times without a leader.
+func TestALongCallIsLeftAloneWhileItsPeerLeads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCast(1, 2)
+		c.peer(1).before = func(ctx context.Context, apply func()) (bool, error) {
+			for range 60 {
+				time.Sleep(time.Minute)
+				c.lead(0)
+				time.Sleep(DefaultPatience - time.Second)
+				c.lead(1)
+			}
+			return false, ctx.Err()
+		}
+		if _, err := c.router(2, nil).Put(t.Context(), put("k", 0)); err != nil || c.count("k") != 1 {
+			t.Fatal(err)
+		}
+		// Nobody leads any more: the call ends at last.
+		c.peer(1).before = func(ctx context.Context, _ func()) (bool, error) {
+			c.lead(0)
+			<-ctx.Done()
+			return true, ctx.Err()
+		}
+		_, err := c.router(2, nil).Put(t.Context(), put("k", 0))
+		wantUnknown(t, err)
+	})
+}
+
+// TestASurveyIsNotBegunAgainInItsMiddle loses its end.
+func TestASurveyIsNotBegunAgainInItsMiddle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCast(1, 2)
+		refuse := 2
+		c.peer(1).before = func(context.Context, func()) (bool, error) {
+			refuse--
+			return refuse >= 0, metadata.NotLeader{}
+		}
+		seen := 0
+		err := c.router(2, nil).Survey(t.Context(), func(metadata.Surveyed) error {
+			seen++
+			return nil
+		})
+		if seen != 1 || !errors.Is(err, remote.ErrLost) {
+			t.Fatalf("seen %d times: %v", seen, err)
+		}
+		// An error of the caller ends it, even one that looks like a lost answer.
+		own := fmt.Errorf("mine: %w", answerLost())
+		if err := c.router(2, nil).Survey(t.Context(), func(metadata.Surveyed) error { return own }); err != own {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestLocalAnswersOnlyByItself refuses with a hint where another peer leads.
+func TestLocalAnswersOnlyByItself(t *testing.T) {
+	c := newCast(1, 2)
+	local := func(self byte) metadata.Names { return Local(c.router(self, nil).config) }
+	if _, err := local(1).Put(t.Context(), put("k", 0)); err != nil || c.count("k") != 1 {
+		t.Fatal(err)
+	}
+	_, err := local(2).Put(t.Context(), put("k", 0))
+	var hint metadata.LeaderHint
+	if !errors.As(err, &hint) || hint.Leader() != (cluster.PeerID{1}) || !errors.Is(err, raft.ErrNotLeader) {
+		t.Fatal(err)
+	}
+	c.lead(0)
+	_, err = local(2).Current(t.Context(), 1, "k")
+	if !errors.As(err, &hint) || hint.Leader() != (cluster.PeerID{}) || c.peer(1).calls.Load() != 1 || c.peer(2).calls.Load() != 0 {
+		t.Fatal(err)
+	}
+}
+
+// TestEveryWriteHappensOnceWhileLeadersMove moves the leader all the time under many writers, and loses answers: what
+// was acknowledged happened once, what was refused never, and what is unknown at most once.
+func TestEveryWriteHappensOnceWhileLeadersMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const writers, each = 8, 50
+		c := newCast(1, 2, 3)
+		var turn, lost atomic.Int64
+		for _, p := range c.peers {
+			p.before = func(ctx context.Context, apply func()) (bool, error) {
+				time.Sleep(time.Duration(turn.Add(1)%7) * time.Millisecond)
+				if c.leads() != p.id {
+					return false, nil
+				}
+				switch turn.Load() % 5 {
+				case 0:
+					apply()
+					lost.Add(1)
+					return true, answerLost()
+				case 1:
+					lost.Add(1)
+					return true, answerLost()
+				}
+				return false, nil
+			}
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		var mover sync.WaitGroup
+		mover.Go(func() {
+			for n := byte(0); ctx.Err() == nil; n++ {
+				c.lead(n % 4) // 0: nobody
+				time.Sleep(37 * time.Millisecond)
+			}
+		})
+		var moved, unknown atomic.Int64
+		var g sync.WaitGroup
+		for i := range writers {
+			r := c.router(byte(i%3+1), nil)
+			g.Go(func() {
+				for n := range each {
+					key := fmt.Sprint(i, "/", n)
+					seq := uint64(i*each + n + 1)
+					if n%2 == 1 {
+						seq = 0
+					}
+					_, err := r.Put(t.Context(), put(key, seq))
+					switch count := c.count(key); {
+					case err == nil && count != 1:
+						t.Errorf("%s was acknowledged and applied %d times", key, count)
+					case err != nil && seq != 0:
+						t.Errorf("%s with an Op: %v", key, err)
+					case err != nil && (count > 1 || !errors.Is(err, raft.ErrUnknownOutcome)):
+						t.Errorf("%s was applied %d times: %v", key, count, err)
+					case err != nil:
+						unknown.Add(1)
+					default:
+						moved.Add(1)
+					}
+				}
+			})
+		}
+		g.Wait()
+		stop()
+		mover.Wait()
+		if lost.Load() == 0 || unknown.Load() == 0 || moved.Load() < writers*each/2 {
+			t.Fatalf("%d answers lost, %d unknown, %d acknowledged", lost.Load(), unknown.Load(), moved.Load())
+		}
+	})
+}
