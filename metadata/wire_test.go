@@ -1,8 +1,10 @@
 package metadata_test
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/holdfast/holdfast/cluster"
@@ -28,6 +30,39 @@ func TestSuiteThroughARouterAndTheWire(t *testing.T) {
 	})
 	for name, test := range metadata.Suite {
 		t.Run(name, test)
+	}
+}
+
+// BenchmarkWire puts 4 KiB inline and looks, at the Catalog itself and through HTTP on loopback. The groups apply at once:
+// what is measured is what the wire adds.
+func BenchmarkWire(b *testing.B) {
+	for _, over := range []string{"direct", "loopback"} {
+		c, bucket := metadata.BenchCatalog(b)
+		n := metadata.Names(c)
+		if over == "loopback" {
+			n = client(b, c)
+		}
+		body := make([]byte, 4<<10)
+		b.Run("put/"+over, func(b *testing.B) {
+			i := 0
+			for b.Loop() {
+				i++
+				p := metadata.Put{Bucket: bucket, Version: metadata.Version{
+					Key: fmt.Sprintf("dir/%08d", i%1000), Size: 4 << 10, ETag: strings.Repeat("a", 32), Inline: body,
+					Headers: map[string]string{"content-type": "application/octet-stream"},
+				}}
+				if _, err := n.Put(b.Context(), p); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run("look/"+over, func(b *testing.B) {
+			for b.Loop() {
+				if found, err := n.Look(b.Context(), bucket, "dir/00000001"); err != nil || found.Object == nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 
