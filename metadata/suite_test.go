@@ -75,6 +75,13 @@ func BenchCatalog(b *testing.B) (*Catalog, BucketID) {
 	return w.catalog, w.bucket("bucket", Unversioned)
 }
 
+// VersionedCatalog is the same with a bucket that keeps every version.
+func VersionedCatalog(t *testing.T) (*Catalog, BucketID) {
+	t.Helper()
+	w := newWorld(t)
+	return w.catalog, w.bucket("bucket", VersioningEnabled)
+}
+
 // TestSuiteIsWhole wants every test that opens a world in Suite.
 func TestSuiteIsWhole(t *testing.T) {
 	paths, err := filepath.Glob("*_test.go")

@@ -1,13 +1,18 @@
 package metadata_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/metadata"
 	"github.com/holdfast/holdfast/metadata/remote"
 	"github.com/holdfast/holdfast/metadata/route"
@@ -30,6 +35,73 @@ func TestSuiteThroughARouterAndTheWire(t *testing.T) {
 	})
 	for name, test := range metadata.Suite {
 		t.Run(name, test)
+	}
+}
+
+// TestWritesHappenOnceThoughAnswersAreLost cuts connections before and after the call, under concurrent writers at a
+// router: every write with an Op happens once, and no other one twice.
+func TestWritesHappenOnceThoughAnswersAreLost(t *testing.T) {
+	const writers, each = 8, 25
+	c, bucket := metadata.VersionedCatalog(t)
+	session, err := c.OpenSession(t.Context(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner := remote.Handler(c)
+	var asked, cut atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch asked.Add(1) % 4 {
+		case 0:
+			inner.ServeHTTP(httptest.NewRecorder(), r)
+			cut.Add(1)
+			panic(http.ErrAbortHandler)
+		case 1:
+			cut.Add(1)
+			panic(http.ErrAbortHandler)
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	leader := cluster.PeerID{1}
+	wire := remote.New(server.Client(), server.URL, remote.Options{})
+	router := route.New(route.Config{
+		Leader: func() (cluster.PeerID, bool, bool) { return leader, false, true },
+		Local:  func() metadata.Names { return nil },
+		Remote: func(cluster.PeerID) metadata.Names { return wire },
+		// Half of all attempts are cut: none of the writes may run out of them.
+		Patience: time.Minute,
+	})
+	var acknowledged, unknown atomic.Int64
+	var g sync.WaitGroup
+	for i := range writers {
+		g.Go(func() {
+			for n := range each {
+				p := metadata.Put{Bucket: bucket, Version: metadata.Version{Key: fmt.Sprint(i), ETag: "e"}}
+				if n%2 == 0 {
+					p.Op = metadata.Op{Session: session, Seq: uint64(i*each + n + 1)}
+				}
+				switch _, err := router.Put(t.Context(), p); {
+				case err == nil:
+					acknowledged.Add(1)
+				case p.Op == metadata.Op{} && errors.Is(err, raft.ErrUnknownOutcome):
+					unknown.Add(1)
+				default:
+					t.Error(err)
+				}
+			}
+		})
+	}
+	g.Wait()
+	u, err := c.Usage(t.Context(), bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := u.Objects + u.Versions
+	if made < acknowledged.Load() || made > acknowledged.Load()+unknown.Load() {
+		t.Fatalf("%d versions of %d acknowledged and %d unknown writes", made, acknowledged.Load(), unknown.Load())
+	}
+	if cut.Load() == 0 || unknown.Load() == 0 || unknown.Load() == writers*each/2 {
+		t.Fatalf("%d answers were cut, %d writes unknown", cut.Load(), unknown.Load())
 	}
 }
 
