@@ -112,7 +112,9 @@ func (f fault) error() error {
 	if len(e.is) == 0 {
 		e.is = []error{metadata.ErrUnavailable, ErrUnlisted}
 	}
-	copy(e.leader[:], f.Leader)
+	if len(f.Leader) == len(e.leader) {
+		e.leader = cluster.PeerID(f.Leader)
+	}
 	return e
 }
 
