@@ -38,7 +38,9 @@ func (c *core) keep(ctx context.Context, ended <-chan struct{}) {
 	retry := time.Now().Add(retryDrive)
 	for ctx.Err() == nil {
 		c.host.keepReserve()
-		c.log.prepareNext()
+		if !c.host.Scarce() { // what was reserved is for the state; an append that needs a segment makes it
+			c.log.prepareNext()
+		}
 		if err := c.log.fill(ctx, c.keptNumbers()); err != nil && ctx.Err() == nil {
 			log.Warn("log mirror cannot be made", "err", err)
 		}

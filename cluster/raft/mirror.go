@@ -305,12 +305,20 @@ func (d *drive) makeSegment(number uint64, size int64) error {
 	if len(spares) > 0 {
 		source = fmt.Sprintf("%s%s/%016x%s", d.dir, logDir, spares[0], spareSuffix)
 	} else if err := d.writeNew(source, nil, size); err != nil {
-		return err
+		return errors.Join(err, d.forget(source)) // half a segment would keep what is left of the space
 	}
 	if err := d.fs.Rename(source, d.segmentPath(number)); err != nil {
 		return err
 	}
 	return d.fs.SyncDir(d.dir + logDir)
+}
+
+// forget removes a file that may be missing.
+func (d *drive) forget(name string) error {
+	if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // zeroStep is how much of a new segment is written at a time.

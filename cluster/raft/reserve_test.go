@@ -11,7 +11,18 @@ import (
 // TestAFullDiskLeavesRoomForDeletes fills the file system: names stay readable and a few more commands pass, and all is
 // as before when space returns.
 func TestAFullDiskLeavesRoomForDeletes(t *testing.T) {
+	t.Run("with the next segments", func(t *testing.T) { fullDisk(t, false) })
+	// Five segments of a log on the same device would take the reserve and more.
+	t.Run("before they are made", func(t *testing.T) { fullDisk(t, true) })
+}
+
+func fullDisk(t *testing.T, early bool) {
 	f := vfs.NewMemory(1)
+	var late *vfs.Fault
+	if early {
+		// The first segments are made by Bootstrap, those after them by the keeper.
+		late = f.Inject(vfs.Rule{Op: vfs.OpOpen, Path: logDir + "/new" + temporarySuffix, After: 5, Hang: true})
+	}
 	b := newBench(t, f, 12)
 	b.config.WriteBuffer = 16 << 10
 	h := b.bootstrap(t)
@@ -30,6 +41,10 @@ func TestAFullDiskLeavesRoomForDeletes(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.SetCapacity(max(1, usage.Total-usage.Free))
+	if early {
+		eventually(t, "the next segments to be made", func() bool { return late.Fired() >= 5 })
+		late.Clear()
+	}
 	for i := range 40 {
 		say(fmt.Sprintf("full-%d-%s", i, strings.Repeat("x", 100)))
 		wantItems(t, h, 1, want)
