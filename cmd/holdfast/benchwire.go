@@ -28,6 +28,9 @@ type wire struct {
 	idle []*line
 }
 
+// lineIdle is how long a connection may wait for the next request: less than the minute after which servers close it.
+const lineIdle = 20 * time.Second
+
 // lineBuffer holds the head of a request and the body of a small one: one system call sends both.
 const lineBuffer = 8 << 10
 
@@ -67,6 +70,7 @@ func (w *wire) put(ctx context.Context, bucket, key string, body []byte) error {
 	if _, err := discard(answer.Body); err != nil || answer.Close {
 		return errors.Join(err, l.conn.Close())
 	}
+	l.used = time.Now()
 	w.mu.Lock()
 	w.idle = append(w.idle, l)
 	w.mu.Unlock()
@@ -79,18 +83,29 @@ type line struct {
 	conn net.Conn
 	in   *bufio.Reader
 	out  *bufio.Writer
+	used time.Time // last
 }
 
 // line returns an idle connection or a new one.
 func (w *wire) line(ctx context.Context) (*line, error) {
 	w.mu.Lock()
-	if n := len(w.idle); n > 0 {
-		l := w.idle[n-1]
-		w.idle = w.idle[:n-1]
-		w.mu.Unlock()
-		return l, nil
+	var old []*line
+	for len(w.idle) > 0 {
+		l := w.idle[len(w.idle)-1]
+		if time.Since(l.used) < lineIdle {
+			w.idle = w.idle[:len(w.idle)-1]
+			w.mu.Unlock()
+			return l, nil
+		}
+		// The one that was used last is too old, so all are.
+		old, w.idle = w.idle, nil
 	}
 	w.mu.Unlock()
+	for _, l := range old {
+		if err := l.conn.Close(); err != nil {
+			return nil, err
+		}
+	}
 	conn, err := w.dial(ctx)
 	if err != nil {
 		return nil, err
