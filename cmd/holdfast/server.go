@@ -138,7 +138,7 @@ func (s *session) startPeer(ctx context.Context, config peer.Config, log *slog.L
 		return nil, err
 	}
 	s.limitMemory(budget)
-	p, err := peer.Start(ctx, config, peer.Seams{FS: vfs.OS(), Now: time.Now, Log: log})
+	p, err := peer.Start(ctx, config, peer.Seams{FS: vfs.OS(), Now: time.Now, Log: log, Mark: true})
 	if errors.Is(err, peer.ErrConfig) {
 		return nil, usageError(err)
 	}

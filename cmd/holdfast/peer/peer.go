@@ -91,6 +91,9 @@ type Seams struct {
 	FS  vfs.FS
 	Now func() time.Time
 	Log *slog.Logger
+	// Mark shows commits to the mounts of this machine, and makes a start wait until none trusts an earlier process's.
+	// Tests that start a thousand peers have no mounts.
+	Mark bool
 	// LogSegment is the length of the log's segments in bytes; zero means the log's own default.
 	LogSegment int64
 	// RepairEvery is how often repair looks for work; zero means its own default.
@@ -203,8 +206,10 @@ func (p *Peer) open() error {
 		return fmt.Errorf("data directory %s: %w", dir, err)
 	}
 	p.lock = lock
-	if p.mark, err = remote.NewMark(); err != nil {
-		p.log.Info("mounts of this machine will ask for every lookup", "err", err)
+	if p.seams.Mark {
+		if p.mark, err = remote.NewMark(); err != nil {
+			p.log.Info("mounts of this machine will ask for every lookup", "err", err)
+		}
 	}
 	if err := p.listen(); err != nil {
 		return err
