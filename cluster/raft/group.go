@@ -2,7 +2,6 @@ package raft
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,7 +30,7 @@ type group struct {
 	id   GroupID
 }
 
-var _ Group = group{}
+var _ etcd.Logger = raftLogger{}
 
 func (g group) ID() GroupID { return g.id }
 
@@ -88,38 +87,6 @@ func (g group) Barrier(ctx context.Context) (uint64, error) {
 		h.withdraw(p)
 		return 0, ctx.Err()
 	}
-}
-
-// submit queues a proposal for the worker.
-func (h *Host) submit(p *proposal) error {
-	h.mu.Lock()
-	if h.closed || h.failure != nil {
-		err := errors.Join(ErrStopped, h.failure)
-		h.mu.Unlock()
-		return err
-	}
-	if !p.read {
-		h.nextID++
-		p.id = h.nextID
-		binary.LittleEndian.PutUint64(p.data, p.id)
-	}
-	h.waiting.proposals = append(h.waiting.proposals, p)
-	h.mu.Unlock()
-	h.wakeWorker()
-	return nil
-}
-
-// withdraw takes a proposal back that the worker has not seen, and tells whether it could.
-func (h *Host) withdraw(p *proposal) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for i, q := range h.waiting.proposals {
-		if q == p {
-			h.waiting.proposals = append(h.waiting.proposals[:i:i], h.waiting.proposals[i+1:]...)
-			return true
-		}
-	}
-	return false
 }
 
 // State implements Group.
@@ -205,8 +172,6 @@ func decodeConfChange(e *raftpb.Entry) (raftpb.ConfChangeI, error) {
 
 // raftLogger hands etcd's messages to slog, one level quieter: elections are its news, not the operator's.
 type raftLogger struct{ log *slog.Logger }
-
-var _ etcd.Logger = raftLogger{}
 
 func (l raftLogger) Debug(v ...any)              {}
 func (l raftLogger) Debugf(string, ...any)       {}

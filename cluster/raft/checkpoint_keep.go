@@ -1,0 +1,251 @@
+package raft
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/kv"
+)
+
+// keptCheckpoints is how many are kept; the log reaches back to the oldest of them.
+const keptCheckpoints = 2
+
+// keptNumbers are the numbers of the checkpoints that every mirror has.
+func (c *core) keptNumbers() []uint64 {
+	c.checkpointing.Lock()
+	defer c.checkpointing.Unlock()
+	var list []uint64
+	for _, h := range c.kept {
+		list = append(list, h.number)
+	}
+	return list
+}
+
+// afterCheckpoints notes the checkpoints found at opening, and how much log there is since.
+func (c *core) afterCheckpoints(heads []checkpointHead) {
+	c.kept = heads[max(0, len(heads)-keptCheckpoints):]
+	newest := uint64(0)
+	if len(heads) > 0 {
+		newest = heads[len(heads)-1].seq
+		c.number = heads[len(heads)-1].number
+	}
+	for _, s := range c.log.segments {
+		if s.first > newest {
+			c.log.bytes += c.log.segmentSize
+		}
+	}
+}
+
+// checkpointDue tells whether the log since the newest checkpoint is half of what may be retained: the log reaches
+// back to the checkpoint before. For a large state that is when as much was logged as a checkpoint writes.
+func (c *core) checkpointDue() bool {
+	c.log.mu.Lock()
+	bytes := c.log.bytes
+	c.log.mu.Unlock()
+	c.checkpointing.Lock()
+	defer c.checkpointing.Unlock()
+	return bytes-c.keptBytes > max(c.host.config.CheckpointBytes, 2*c.lastSize)/2
+}
+
+// checkpoint exports the state of all groups to every mirror, then lets go of the checkpoint before the last and of
+// the log before the last.
+func (c *core) checkpoint(ctx context.Context, pace bool) error {
+	answer := make(chan pointAnswer, 1)
+	select {
+	case c.points <- pointRequest{answer}:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.host.stop:
+		return ErrStopped
+	}
+	var point pointAnswer
+	select {
+	case point = <-answer:
+	case <-ctx.Done():
+		// The worker answers into the channel's room; the snapshot is let go when it does.
+		go func() {
+			if late := <-answer; late.snap != nil {
+				late.snap.Close()
+			}
+		}()
+		return ctx.Err()
+	}
+	if point.err != nil {
+		return point.err
+	}
+	defer point.snap.Close()
+	return c.export(ctx, point.head, point.snap, pace)
+}
+
+// export writes a checkpoint of a point.
+func (c *core) export(ctx context.Context, head checkpointHead, snap kv.Reader, pace bool) error {
+	c.checkpointing.Lock()
+	defer c.checkpointing.Unlock()
+	// Two may ask at once, and the later point may come first. Checkpoints go forward with their numbers, because the
+	// log is kept for the lower number: a point that was overtaken is of no use.
+	if n := len(c.kept); n > 0 && head.seq < c.kept[n-1].seq {
+		return nil
+	}
+	c.log.mu.Lock()
+	drives := map[cluster.DriveID]*drive{}
+	members := c.log.drivesOf(c.log.set.members)
+	bytes := c.log.bytes
+	c.log.mu.Unlock()
+	for _, d := range members {
+		drives[d.id] = d
+	}
+	c.number++
+	head.number = c.number
+	w := c.log.newCheckpoint(members, head.number, pace)
+	var spans []kv.Span
+	for _, r := range c.order {
+		spans = append(spans, r.machine.Spans()...)
+	}
+	err := w.add(ctx, head.encode(), false)
+	if err == nil {
+		err = pairs(snap, spans, func(payload []byte) error { return w.add(ctx, payload, false) })
+	}
+	if err == nil {
+		err = w.add(ctx, nil, true)
+	}
+	if err != nil {
+		return errors.Join(err, w.abandon())
+	}
+	size := w.off
+	if err := w.finish(drives); err != nil {
+		return err
+	}
+	if len(w.failed) > 0 {
+		c.log.lose(w.failed)
+	}
+	if _, err := c.log.append([]record{{kind: kindCheckpoint, index: head.number}}); err != nil {
+		return err
+	}
+	c.keptBytes, c.lastSize = bytes, size
+	c.kept = append(c.kept, head)
+	c.host.config.Log.Info("checkpoint taken", "number", head.number, "bytes", size)
+	if len(c.kept) < keptCheckpoints {
+		return nil
+	}
+	c.kept = slices.Clone(c.kept[len(c.kept)-keptCheckpoints:])
+	return c.log.forget(c.kept[0])
+}
+
+// lose drops mirrors that failed outside of an append.
+func (l *mirroredLog) lose(failed map[cluster.DriveID]error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failure != nil {
+		return
+	}
+	l.drop(failed)
+	var left []cluster.DriveID
+	for _, id := range l.set.members {
+		if failed[id] == nil {
+			left = append(left, id)
+		}
+	}
+	if err := l.changeSet(left); err != nil {
+		l.failure = err
+	}
+	l.wake()
+}
+
+// forget removes checkpoints older than the given one and the log before it.
+func (l *mirroredLog) forget(oldest checkpointHead) error {
+	l.mu.Lock()
+	for len(l.segments) > 1 && l.segments[1].first <= oldest.seq+1 {
+		l.segments = slices.Clone(l.segments[1:])
+	}
+	before := l.segments[0].number
+	members := l.set.members
+	drives := map[cluster.DriveID]*drive{}
+	for _, id := range members {
+		drives[id] = l.drives[id]
+	}
+	l.mu.Unlock()
+	_, failed := l.fanOut(members, func(id cluster.DriveID) error {
+		d := drives[id]
+		if err := d.removeCheckpoints(oldest.number); err != nil {
+			return err
+		}
+		return d.retire(before)
+	})
+	return errors.Join(values(failed)...)
+}
+
+// removeCheckpoints removes the checkpoints before a number. Their removal need not be durable.
+func (d *drive) removeCheckpoints(before uint64) error {
+	numbers, err := d.numbers(checkpointDir, checkpointSuffix)
+	if err != nil {
+		return err
+	}
+	for _, n := range numbers {
+		if n < before {
+			if err := d.fs.Remove(d.checkpointPath(n)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// closeCheckpoint takes a checkpoint at a clean end when that is cheap, so that the next start replays little. The
+// worker and the keeper have ended.
+func (c *core) closeCheckpoint() {
+	log := c.host.config.Log
+	if err := c.log.settle(); err != nil {
+		log.Warn("log not settled at the end", "err", err)
+		return
+	}
+	size, err := c.db.Size(kv.Span{})
+	if err != nil || size > closeCheckpointMax || c.log.bytes-c.keptBytes < c.host.config.closeCheckpointMin {
+		return
+	}
+	point := c.point()
+	if point.err == nil {
+		point.err = c.export(context.Background(), point.head, point.snap, false)
+		point.snap.Close()
+	}
+	if point.err == nil {
+		point.err = c.log.settle()
+	}
+	if point.err != nil {
+		log.Warn("checkpoint at the end not taken", "err", point.err)
+	}
+}
+
+// scrubCheckpoints reads every copy of the kept checkpoints and rewrites the hurt ones whole. The log's segments are
+// read whenever the log opens.
+func (c *core) scrubCheckpoints(ctx context.Context) {
+	log := c.host.config.Log
+	for _, number := range c.keptNumbers() {
+		c.log.mu.Lock()
+		members := c.log.drivesOf(c.log.set.members)
+		c.log.mu.Unlock()
+		hurt, err := c.log.readCheckpoint(members, number, true, func(uint64, block) error { return ctx.Err() })
+		if err != nil {
+			if ctx.Err() == nil {
+				log.Warn("checkpoint cannot be read on any mirror", "number", number, "err", err)
+				c.dropCheckpoint(number)
+			}
+			continue
+		}
+		for _, d := range hurt {
+			log.Warn("checkpoint rewritten from its mirrors", "number", number, "drive", d.String())
+			if err := c.log.copyCheckpoint(ctx, number, members, d); err != nil {
+				log.Warn("checkpoint cannot be rewritten", "number", number, "drive", d.String(), "err", err)
+			}
+		}
+	}
+}
+
+// dropCheckpoint forgets a checkpoint that no mirror has whole and makes the next one due at once.
+func (c *core) dropCheckpoint(number uint64) {
+	c.checkpointing.Lock()
+	defer c.checkpointing.Unlock()
+	c.kept = slices.DeleteFunc(slices.Clone(c.kept), func(h checkpointHead) bool { return h.number == number })
+	c.keptBytes = -max(c.host.config.CheckpointBytes, c.lastSize)
+}
