@@ -112,7 +112,7 @@ func (c *core) applyOne(r *replica, a *application, e *raftpb.Entry) error {
 			a.answers = append(a.answers, answer{waiter, result})
 		}
 	case raftpb.EntryConfChange, raftpb.EntryConfChangeV2:
-		if err := c.reconfigure(r, e, a.batch); err != nil {
+		if err := c.reconfigure(r, e, a); err != nil {
 			return err
 		}
 	}
@@ -197,20 +197,4 @@ func (v *entryView) keep() {
 		}
 		v.rows[string(w.key)] = w.value
 	}
-}
-
-// reconfigure applies a change of a group's voters.
-func (c *core) reconfigure(r *replica, e *raftpb.Entry, batch *kv.WriteBatch) error {
-	change, err := decodeConfChange(e)
-	if err != nil {
-		return err
-	}
-	conf := r.node.ApplyConfChange(change)
-	r.voters = conf.GetVoters()
-	r.alone = len(r.voters) == 1 && r.voters[0] == r.replica && len(conf.GetVotersOutgoing()) == 0
-	if !r.alone {
-		r.lease.Store(0)
-	}
-	putVoters(batch, r.id, r.voters)
-	return nil
 }

@@ -4,22 +4,28 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"os"
+	"maps"
 	"slices"
 
 	"github.com/holdfast/holdfast/cluster/kv"
-	"github.com/holdfast/holdfast/cluster/vfs"
 )
 
 // groupPoint is where a group stood when a checkpoint was taken.
 type groupPoint struct {
 	group   GroupID
 	replica uint64
-	voters  []uint64
+	members members
 	applied applied
 	hard    hardState
+	// begun is the frame since which records of the group count: that of the replica's creation at run time, or of its
+	// last snapshot. stamp is replica, if that was created at run time. Both are zero for a replica that began with its
+	// peer.
+	begun, stamp uint64
 }
+
+// tombstone says that the replicas of a group up to an id are gone from this peer for ever. Records of the group up to
+// a frame are theirs.
+type tombstone struct{ replica, seq uint64 }
 
 // hardState is what Raft must remember of a group beside its entries.
 type hardState struct{ term, vote, commit uint64 }
@@ -36,49 +42,45 @@ type checkpointHead struct {
 	// seq is the last frame whose entries are all in the checkpoint.
 	seq    uint64
 	groups []groupPoint
+	tombs  map[GroupID]tombstone
 }
 
-func (h checkpointHead) encode() []byte {
+// encode returns the head and the magic of its block. A head that holds what the first form has no place for is of the
+// second, which earlier versions refuse.
+func (h checkpointHead) encode() (payload []byte, magic string) {
+	magic = blockMagic
 	buf := binary.LittleEndian.AppendUint64(nil, h.seq)
 	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(h.groups)))
+	var more []byte
 	for _, g := range h.groups {
 		for _, n := range []uint64{uint64(g.group), g.replica, g.applied.index, g.applied.term, g.hard.term, g.hard.vote, g.hard.commit} {
 			buf = binary.LittleEndian.AppendUint64(buf, n)
 		}
 		buf = append(buf, g.applied.hash[:]...)
-		buf = appendVoters(buf, g.voters)
+		buf = appendVoters(buf, g.members.voters)
+		more = appendVoters(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(more, g.begun), g.stamp), g.members.learners)
+		if len(g.members.learners) > 0 || g.begun != 0 || g.stamp != 0 {
+			magic = headMagic
+		}
 	}
-	return buf
+	if len(h.tombs) > 0 {
+		magic = headMagic
+	}
+	if magic == blockMagic {
+		return buf, magic
+	}
+	buf = binary.LittleEndian.AppendUint32(append(buf, more...), uint32(len(h.tombs)))
+	for _, id := range slices.Sorted(maps.Keys(h.tombs)) {
+		for _, n := range []uint64{uint64(id), h.tombs[id].replica, h.tombs[id].seq} {
+			buf = binary.LittleEndian.AppendUint64(buf, n)
+		}
+	}
+	return buf, magic
 }
 
-func appendVoters(buf []byte, voters []uint64) []byte {
-	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(voters)))
-	for _, v := range voters {
-		buf = binary.LittleEndian.AppendUint64(buf, v)
-	}
-	return buf
-}
-
-// maxVoters bounds a decoded list of voters.
-const maxVoters = 64
-
-func decodeVoters(data []byte) (voters []uint64, rest []byte, err error) {
-	if len(data) < 4 {
-		return nil, nil, errBlock
-	}
-	count := int(binary.LittleEndian.Uint32(data))
-	if data = data[4:]; count > maxVoters || len(data) < 8*count {
-		return nil, nil, errBlock
-	}
-	for i := range count {
-		voters = append(voters, binary.LittleEndian.Uint64(data[8*i:]))
-	}
-	return voters, data[8*count:], nil
-}
-
-func decodeHead(number uint64, data []byte) (checkpointHead, error) {
+func decodeHead(number uint64, magic string, data []byte) (checkpointHead, error) {
 	const fixed = 7*8 + sha256.Size
-	if len(data) < 12 {
+	if magic != blockMagic && magic != headMagic || len(data) < 12 {
 		return checkpointHead{}, errBlock
 	}
 	h := checkpointHead{number: number, seq: binary.LittleEndian.Uint64(data)}
@@ -98,12 +100,41 @@ func decodeHead(number uint64, data []byte) (checkpointHead, error) {
 			hard:    hardState{term: n[4], vote: n[5], commit: n[6]},
 		}
 		var err error
-		if g.voters, data, err = decodeVoters(data[fixed:]); err != nil {
+		if g.members.voters, data, err = decodeVoters(data[fixed:]); err != nil {
 			return checkpointHead{}, err
 		}
 		h.groups = append(h.groups, g)
 	}
+	if magic == headMagic {
+		return h, h.decodeMore(data)
+	}
 	return h, nil
+}
+
+// decodeMore reads what the second form has after the first.
+func (h *checkpointHead) decodeMore(data []byte) (err error) {
+	for i := range h.groups {
+		g := &h.groups[i]
+		if len(data) < 16 {
+			return errBlock
+		}
+		g.begun, g.stamp = binary.LittleEndian.Uint64(data), binary.LittleEndian.Uint64(data[8:])
+		if g.members.learners, data, err = decodeVoters(data[16:]); err != nil {
+			return err
+		}
+	}
+	if len(data) < 4 {
+		return errBlock
+	}
+	count := int(binary.LittleEndian.Uint32(data))
+	if data = data[4:]; len(data) != 24*count {
+		return errBlock
+	}
+	h.tombs = map[GroupID]tombstone{}
+	for ; len(data) > 0; data = data[24:] {
+		h.tombs[GroupID(binary.LittleEndian.Uint64(data))] = tombstone{binary.LittleEndian.Uint64(data[8:]), binary.LittleEndian.Uint64(data[16:])}
+	}
+	return nil
 }
 
 // group finds a group's point.
@@ -114,58 +145,6 @@ func (h checkpointHead) group(id GroupID) (groupPoint, bool) {
 		}
 	}
 	return groupPoint{}, false
-}
-
-// readCheckpoint reads a checkpoint block by block, each from any member that has it whole, and tells which copies are
-// hurt as far as it looked: with every it looks at all copies, else only until a whole block is found.
-func (l *mirroredLog) readCheckpoint(drives []*drive, number uint64, every bool, visit func(index uint64, b block) error) (hurt []*drive, err error) {
-	files := make([]vfs.File, len(drives))
-	defer func() {
-		for _, f := range files {
-			if f != nil {
-				err = errors.Join(err, f.Close())
-			}
-		}
-	}()
-	bad := make([]bool, len(drives))
-	for i, d := range drives {
-		files[i], err = d.fs.OpenFile(d.checkpointPath(number), os.O_RDONLY, 0)
-		if err != nil {
-			files[i], bad[i] = nil, true
-		}
-	}
-	var prev digest
-	off := int64(0)
-	for index := uint64(0); ; index++ {
-		var found *block
-		for i, f := range files {
-			if f == nil || found != nil && !every {
-				continue
-			}
-			b, err := readBlock(f, off, l.cluster, number, index, prev)
-			if err != nil {
-				bad[i] = true
-			} else if found == nil {
-				found = &b
-			}
-		}
-		if found == nil {
-			return nil, fmt.Errorf("%w: block %d of checkpoint %d is whole on none of %d mirrors", ErrLogDamaged, index, number, len(drives))
-		}
-		if err := visit(index, *found); err != nil {
-			return nil, err
-		}
-		prev, off = found.digest, off+int64(len(found.raw))
-		if found.last {
-			break
-		}
-	}
-	for i, d := range drives {
-		if bad[i] {
-			hurt = append(hurt, d)
-		}
-	}
-	return hurt, nil
 }
 
 // errEnough ends a reading after the head.
@@ -185,8 +164,8 @@ func (l *mirroredLog) checkpoints(drives []*drive) ([]checkpointHead, error) {
 	var heads []checkpointHead
 	for _, n := range slices.Compact(numbers) {
 		var head checkpointHead
-		_, err := l.readCheckpoint(drives, n, false, func(_ uint64, b block) (err error) {
-			if head, err = decodeHead(n, b.payload); err == nil {
+		_, err := l.readBlocks(drives, checkpointFile(n), false, func(_ uint64, b block) (err error) {
+			if head, err = decodeHead(n, b.magic, b.payload); err == nil {
 				err = errEnough
 			}
 			return err
@@ -203,18 +182,13 @@ func (l *mirroredLog) checkpoints(drives []*drive) ([]checkpointHead, error) {
 
 // restore puts the keys of a checkpoint into an empty DB, and last the applied rows, which make it count.
 func (l *mirroredLog) restore(drives []*drive, head checkpointHead, db *kv.DB) error {
-	_, err := l.readCheckpoint(drives, head.number, false, func(index uint64, b block) error {
+	_, err := l.readBlocks(drives, checkpointFile(head.number), false, func(index uint64, b block) error {
 		if index == 0 {
 			return nil
 		}
 		batch := db.NewBatch()
-		for rest := b.payload; len(rest) > 0; {
-			key, value, after, err := decodePair(rest)
-			if err != nil {
-				return err
-			}
-			batch.Put(key, value)
-			rest = after
+		if err := putPairs(batch, b.payload); err != nil {
+			return err
 		}
 		return db.Write(batch)
 	})
@@ -224,7 +198,7 @@ func (l *mirroredLog) restore(drives []*drive, head checkpointHead, db *kv.DB) e
 	batch := db.NewBatch()
 	for _, g := range head.groups {
 		putApplied(batch, g.group, g.applied)
-		putVoters(batch, g.group, g.voters)
+		putMembers(batch, g.group, g.members, g.stamp)
 	}
 	return db.Write(batch)
 }

@@ -3,6 +3,7 @@ package raft
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 
 	"github.com/holdfast/holdfast/cluster"
@@ -12,13 +13,16 @@ import (
 // keptCheckpoints is how many are kept; the log reaches back to the oldest of them.
 const keptCheckpoints = 2
 
-// keptNumbers are the numbers of the checkpoints that every mirror has.
-func (c *core) keptNumbers() []uint64 {
+// keptFiles are the checkpoints and snapshots that every mirror has.
+func (c *core) keptFiles() []blockFile {
+	var list []blockFile
 	c.checkpointing.Lock()
-	defer c.checkpointing.Unlock()
-	var list []uint64
 	for _, h := range c.kept {
-		list = append(list, h.number)
+		list = append(list, checkpointFile(h.number))
+	}
+	c.checkpointing.Unlock()
+	for _, number := range c.snapshotNumbers(math.MaxUint64) {
+		list = append(list, snapshotFile(number))
 	}
 	return list
 }
@@ -52,17 +56,31 @@ func (c *core) checkpointDue() bool {
 // checkpoint exports the state of all groups to every mirror, then lets go of the checkpoint before the last and of
 // the log before the last.
 func (c *core) checkpoint(ctx context.Context, pace bool) error {
+	if err := c.changing.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	point, err := c.askPoint(ctx)
+	c.changing.Release(1)
+	if err != nil {
+		return err
+	}
+	defer point.snap.Close()
+	return c.export(ctx, point, pace)
+}
+
+// askPoint asks the worker where all groups are.
+func (c *core) askPoint(ctx context.Context) (pointAnswer, error) {
 	answer := make(chan pointAnswer, 1)
 	select {
 	case c.points <- pointRequest{answer}:
 	case <-ctx.Done():
-		return ctx.Err()
+		return pointAnswer{}, ctx.Err()
 	case <-c.host.stop:
-		return ErrStopped
+		return pointAnswer{}, ErrStopped
 	}
-	var point pointAnswer
 	select {
-	case point = <-answer:
+	case point := <-answer:
+		return point, point.err
 	case <-ctx.Done():
 		// The worker answers into the channel's room; the snapshot is let go when it does.
 		go func() {
@@ -70,17 +88,13 @@ func (c *core) checkpoint(ctx context.Context, pace bool) error {
 				late.snap.Close()
 			}
 		}()
-		return ctx.Err()
+		return pointAnswer{}, ctx.Err()
 	}
-	if point.err != nil {
-		return point.err
-	}
-	defer point.snap.Close()
-	return c.export(ctx, point.head, point.snap, pace)
 }
 
 // export writes a checkpoint of a point.
-func (c *core) export(ctx context.Context, head checkpointHead, snap kv.Reader, pace bool) error {
+func (c *core) export(ctx context.Context, point pointAnswer, pace bool) error {
+	head := point.head
 	c.checkpointing.Lock()
 	defer c.checkpointing.Unlock()
 	// Two may ask at once, and the later point may come first. Checkpoints go forward with their numbers, because the
@@ -98,17 +112,14 @@ func (c *core) export(ctx context.Context, head checkpointHead, snap kv.Reader, 
 	}
 	c.number++
 	head.number = c.number
-	w := c.log.newCheckpoint(members, head.number, pace)
-	var spans []kv.Span
-	for _, r := range c.order {
-		spans = append(spans, r.machine.Spans()...)
-	}
-	err := w.add(ctx, head.encode(), false)
+	w := c.log.newBlocks(members, checkpointFile(head.number), pace)
+	payload, magic := head.encode()
+	err := w.add(ctx, magic, payload, false)
 	if err == nil {
-		err = pairs(snap, spans, func(payload []byte) error { return w.add(ctx, payload, false) })
+		err = pairs(point.snap, point.spans, func(payload []byte) error { return w.add(ctx, blockMagic, payload, false) })
 	}
 	if err == nil {
-		err = w.add(ctx, nil, true)
+		err = w.add(ctx, blockMagic, nil, true)
 	}
 	if err != nil {
 		return errors.Join(err, w.abandon())
@@ -130,6 +141,7 @@ func (c *core) export(ctx context.Context, head checkpointHead, snap kv.Reader, 
 		return nil
 	}
 	c.kept = slices.Clone(c.kept[len(c.kept)-keptCheckpoints:])
+	c.dropSnapshots(c.kept[0].seq)
 	return c.log.forget(c.kept[0])
 }
 
@@ -184,7 +196,7 @@ func (d *drive) removeCheckpoints(before uint64) error {
 	}
 	for _, n := range numbers {
 		if n < before {
-			if err := d.fs.Remove(d.checkpointPath(n)); err != nil {
+			if err := d.fs.Remove(d.blockPath(checkpointFile(n))); err != nil {
 				return err
 			}
 		}
@@ -206,7 +218,7 @@ func (c *core) closeCheckpoint() {
 	}
 	point := c.point()
 	if point.err == nil {
-		point.err = c.export(context.Background(), point.head, point.snap, false)
+		point.err = c.export(context.Background(), point, false)
 		point.snap.Close()
 	}
 	if point.err == nil {
@@ -217,35 +229,36 @@ func (c *core) closeCheckpoint() {
 	}
 }
 
-// scrubCheckpoints reads every copy of the kept checkpoints and rewrites the hurt ones whole. The log's segments are
+// scrubCheckpoints reads every copy of the kept checkpoints and snapshots and rewrites the hurt ones whole. The log's segments are
 // read whenever the log opens.
 func (c *core) scrubCheckpoints(ctx context.Context) {
 	log := c.host.config.Log
-	for _, number := range c.keptNumbers() {
+	for _, name := range c.keptFiles() {
 		c.log.mu.Lock()
 		members := c.log.drivesOf(c.log.set.members)
 		c.log.mu.Unlock()
-		hurt, err := c.log.readCheckpoint(members, number, true, func(uint64, block) error { return ctx.Err() })
+		hurt, err := c.log.readBlocks(members, name, true, func(uint64, block) error { return ctx.Err() })
 		if err != nil {
 			if ctx.Err() == nil {
-				log.Warn("checkpoint cannot be read on any mirror", "number", number, "err", err)
-				c.dropCheckpoint(number)
+				log.Warn("file cannot be read on any mirror", "dir", name.dir, "number", name.number, "err", err)
+				c.dropFile(name)
 			}
 			continue
 		}
 		for _, d := range hurt {
-			log.Warn("checkpoint rewritten from its mirrors", "number", number, "drive", d.String())
-			if err := c.log.copyCheckpoint(ctx, number, members, d); err != nil {
-				log.Warn("checkpoint cannot be rewritten", "number", number, "drive", d.String(), "err", err)
+			log.Warn("file rewritten from its mirrors", "dir", name.dir, "number", name.number, "drive", d.String())
+			if err := c.log.copyBlocks(ctx, name, members, d); err != nil {
+				log.Warn("file cannot be rewritten", "dir", name.dir, "number", name.number, "drive", d.String(), "err", err)
 			}
 		}
 	}
 }
 
-// dropCheckpoint forgets a checkpoint that no mirror has whole and makes the next one due at once.
-func (c *core) dropCheckpoint(number uint64) {
+// dropFile forgets a checkpoint that no mirror has whole and makes the next one due at once. That makes good for a
+// snapshot, too.
+func (c *core) dropFile(name blockFile) {
 	c.checkpointing.Lock()
 	defer c.checkpointing.Unlock()
-	c.kept = slices.DeleteFunc(slices.Clone(c.kept), func(h checkpointHead) bool { return h.number == number })
+	c.kept = slices.DeleteFunc(slices.Clone(c.kept), func(h checkpointHead) bool { return checkpointFile(h.number) == name })
 	c.keptBytes = -max(c.host.config.CheckpointBytes, c.lastSize)
 }

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"go.etcd.io/raft/v3/raftpb"
-
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/vfs"
 )
@@ -58,10 +56,18 @@ type MirrorStatus struct {
 	Failure error
 }
 
-// Transport carries Raft messages to the replicas of other peers. Send must not block: a message that cannot be sent
-// now is dropped, Raft repeats it. It is called after what the messages speak of is durable.
+// Transport carries batches of Raft messages to other peers.
 type Transport interface {
-	Send(group GroupID, messages []*raftpb.Message)
+	// Send takes a batch for Host.Receive of a peer, of at most MaxBatch bytes. It must not block: a batch that cannot be
+	// sent now is dropped, Raft repeats what matters. Batches may be lost, doubled, late and out of order.
+	Send(to cluster.PeerID, batch []byte)
+}
+
+// PeerReplica is a replica of a group and where it is.
+type PeerReplica struct {
+	Peer    cluster.PeerID
+	Group   GroupID
+	Replica uint64
 }
 
 // Config says what a host is made of.
@@ -78,7 +84,8 @@ type Config struct {
 	// Log hears what an operator should know. Nil means silence.
 	Log *slog.Logger
 
-	// WantMirrors is how many mirrors the log should have. Zero means MirrorsFor(len(Voters)).
+	// WantMirrors is how many mirrors the log should have. Zero means MirrorsFor of the voters of the
+	// group that has the fewest.
 	WantMirrors int
 	// Replica is this peer's Raft id in every group that Bootstrap makes. Zero means 1.
 	Replica uint64
@@ -87,8 +94,15 @@ type Config struct {
 	Applied func(group GroupID, index uint64)
 	// Voters are the Raft ids of the groups that Bootstrap makes. Empty means this replica alone.
 	Voters []uint64
-	// Transport carries messages to other voters. Nil means that there are none.
+	// Transport carries messages to other replicas. Nil means that there are none.
 	Transport Transport
+	// Snapshots carries the state of a group to replicas that are too far behind. Nil means that those wait.
+	Snapshots SnapshotTransport
+	// PeerOf tells on which peer a replica of a group is; false means that nobody knows now. It is asked often and must
+	// not block.
+	PeerOf func(group GroupID, replica uint64) (cluster.PeerID, bool)
+	// SnapshotRate bounds the bytes a second of all snapshots that are sent. Zero means 64 MiB.
+	SnapshotRate int64
 	// Tick is the unit of Raft's clock; an election takes 10. Zero means 100 ms.
 	Tick time.Duration
 	// SlowMirror is how long a mirror may take for an append when most are done. Zero means 1 s.
@@ -108,22 +122,24 @@ type Config struct {
 
 // Defaults of Config.
 const (
-	defaultTick        = 100 * time.Millisecond
-	defaultSlow        = time.Second
-	defaultSegment     = 16 << 20
-	minSegment         = 64 << 10
-	defaultCheckpoint  = 256 << 20
-	electionTicks      = 10
-	heartbeatTicks     = 2
-	maxInflightMsgs    = 256
-	maxMessageBytes    = 1 << 20
-	maxUncommitted     = 32 << 20
-	maxCommittedApply  = 8 << 20
-	stateDirName       = "/state"
-	hostLockName       = "/lock"
-	readPatience       = 5 * time.Second
-	reopenPause        = time.Second
-	closeCheckpointMax = 32 << 20
+	defaultTick       = 100 * time.Millisecond
+	defaultSlow       = time.Second
+	defaultSegment    = 16 << 20
+	minSegment        = 64 << 10
+	defaultCheckpoint = 256 << 20
+	// Half of a gigabit link, which repairs need too.
+	defaultSnapshotRate = 64 << 20
+	electionTicks       = 10
+	heartbeatTicks      = 2
+	maxInflightMsgs     = 256
+	maxMessageBytes     = 1 << 20
+	maxUncommitted      = 32 << 20
+	maxCommittedApply   = 8 << 20
+	stateDirName        = "/state"
+	hostLockName        = "/lock"
+	readPatience        = 5 * time.Second
+	reopenPause         = time.Second
+	closeCheckpointMax  = 32 << 20
 )
 
 // complete checks a config and fills its defaults.
@@ -141,8 +157,11 @@ func (c *Config) complete() error {
 	if len(c.Voters) == 0 {
 		c.Voters = []uint64{c.Replica}
 	}
-	if c.WantMirrors == 0 {
-		c.WantMirrors = MirrorsFor(len(c.Voters))
+	if c.Transport != nil && c.PeerOf == nil {
+		return errors.New("raft host: a Transport needs PeerOf")
+	}
+	if c.SnapshotRate == 0 {
+		c.SnapshotRate = defaultSnapshotRate
 	}
 	if c.Tick == 0 {
 		c.Tick = defaultTick
@@ -168,3 +187,11 @@ func (c *Config) complete() error {
 
 // maxCommand is MaxCommand, or what a small segment takes.
 func (c *Config) maxCommand() int { return int(min(MaxCommand, c.SegmentSize/4)) }
+
+// firstMirrors is how many mirrors the log begins with.
+func (c *Config) firstMirrors() int {
+	if c.WantMirrors != 0 {
+		return c.WantMirrors
+	}
+	return MirrorsFor(len(c.Voters))
+}

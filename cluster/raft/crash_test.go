@@ -429,10 +429,10 @@ func TestPacedCheckpointSyncsAsItGoes(t *testing.T) {
 	members := l.drivesOf(l.set.members)
 	l.mu.Unlock()
 	syncs := f.Inject(vfs.Rule{Op: vfs.OpSync, Path: checkpointDir + "/new" + temporarySuffix})
-	w := l.newCheckpoint(members, 99, true)
+	w := l.newBlocks(members, checkpointFile(99), true)
 	const blocks = 3
 	for range blocks {
-		if err := w.add(t.Context(), make([]byte, paceBytes), false); err != nil {
+		if err := w.add(t.Context(), blockMagic, make([]byte, paceBytes), false); err != nil {
 			t.Fatal(err)
 		}
 	}

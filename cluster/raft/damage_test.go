@@ -241,7 +241,7 @@ func TestDamagedCheckpointsAreRepaired(t *testing.T) {
 		if err != nil || len(list) != 2 {
 			t.Fatalf("checkpoints of %s: %v, %v", m.Dir, list, err)
 		}
-		return (&drive{dir: m.Dir}).checkpointPath(list[i])
+		return (&drive{dir: m.Dir}).blockPath(checkpointFile(list[i]))
 	}
 	whole, err := vfs.ReadFile(f, name(members[0], 1), 1<<30)
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"github.com/holdfast/holdfast/cluster"
 )
 
@@ -24,14 +26,35 @@ func TestFormatsStayAsTheyAre(t *testing.T) {
 	})
 	set := mirrorSet{ballot: 2, epoch: 3, members: []cluster.DriveID{{1}}, electorate: []cluster.DriveID{{1}, {2}}, previous: []cluster.DriveID{{1}, {3}}}
 	head := checkpointHead{seq: 8, groups: []groupPoint{{
-		group: 1, replica: 1, voters: []uint64{1}, applied: applied{index: 5, term: 2, hash: sum}, hard: hardState{2, 1, 5},
+		group: 1, replica: 1, members: members{voters: []uint64{1}}, applied: applied{index: 5, term: 2, hash: sum}, hard: hardState{2, 1, 5},
 	}}}
-	block, _ := encodeBlock(id, 4, 0, false, digest{}, head.encode())
+	payload, magic := head.encode()
+	block, _ := encodeBlock(blockAt{id, 4, 0}, magic, false, digest{}, payload)
+	later := head
+	later.groups = append(later.groups, groupPoint{
+		group: 7, replica: 3, members: members{voters: []uint64{1, 2}, learners: []uint64{3}}, applied: applied{index: 9, term: 4, hash: sum},
+		hard: hardState{4, 2, 9}, begun: 6, stamp: 3,
+	})
+	later.tombs = map[GroupID]tombstone{7: {2, 5}, 9: {1, 7}}
+	payload, magic = later.encode()
+	second, _ := encodeBlock(blockAt{id, 4, 0}, magic, false, digest{}, payload)
+	snapshot := snapshotHead{group: 7, from: 1, to: 3, term: 4, at: later.groups[1].applied, members: later.groups[1].members}
+	third, _ := encodeBlock(blockAt{id, 0, 0}, snapshotMagic, false, digest{}, snapshot.encode())
+	replicas, _ := appendFrame(nil, id, place{2, 512}, 9, digest{7}, []record{
+		{kind: kindCreated, group: 7, term: 3},
+		(&installation{head: snapshot, number: 5}).record(7),
+		{kind: kindRemoved, group: 7, term: 3},
+	})
 	for name, data := range map[string][]byte{
 		"frame":      frame,
 		"segment":    segmentHead{number: 2, first: 9, prev: digest{7}}.encode(id),
 		"mirrors":    ballotPaper{promised: 2, set: set}.encode(id),
 		"checkpoint": block,
+		// Those with replicas that come and go at run time.
+		"checkpoint2": second,
+		"snapshot":    third,
+		"replicas":    replicas,
+		"batch":       goldenBatch(t, id),
 	} {
 		path := "testdata/" + name + ".golden"
 		got := hex.Dump(data)
@@ -48,4 +71,20 @@ func TestFormatsStayAsTheyAre(t *testing.T) {
 			t.Errorf("%s differs from its golden file", name)
 		}
 	}
+}
+
+// goldenBatch has one message of each form.
+func goldenBatch(t *testing.T, id cluster.ClusterID) []byte {
+	n := func(v uint64) *uint64 { return &v }
+	b := newBatch(id)
+	for _, m := range []*raftpb.Message{
+		{Type: raftpb.MsgHeartbeat.Enum(), From: n(1), To: n(2), Term: n(3), Commit: n(300), Context: []byte("read")},
+		{Type: raftpb.MsgHeartbeatResp.Enum(), From: n(2), To: n(1), Term: n(3)},
+		{Type: raftpb.MsgVote.Enum(), From: n(2), To: n(1), Term: n(4), Index: n(9), LogTerm: n(3)},
+	} {
+		if err := b.add(GroupMessage{7, m}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.take()
 }

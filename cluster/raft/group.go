@@ -8,14 +8,12 @@ import (
 	"time"
 
 	etcd "go.etcd.io/raft/v3"
-	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/holdfast/holdfast/cluster/kv"
 )
 
 // Group returns the replica of a group on this peer, or nil when there is none.
-func (h *Host) Group(id GroupID) Group {
+func (h *Host) Group(id GroupID) Member {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.known[id] {
@@ -30,7 +28,7 @@ type group struct {
 	id   GroupID
 }
 
-var _ etcd.Logger = raftLogger{}
+var _ Member = group{}
 
 func (g group) ID() GroupID { return g.id }
 
@@ -70,7 +68,7 @@ func (g group) Propose(ctx context.Context, command []byte) (any, error) {
 func (g group) Barrier(ctx context.Context) (uint64, error) {
 	h := g.host
 	if c := h.core.Load(); c != nil {
-		if r := c.groups[g.id]; r != nil {
+		if r := c.find(g.id); r != nil {
 			if term := r.lease.Load(); term != 0 {
 				return term, nil
 			}
@@ -160,18 +158,10 @@ func (failedIterator) Value() []byte    { return nil }
 func (i failedIterator) Err() error     { return i.err }
 func (failedIterator) Close()           {}
 
-// decodeConfChange reads an entry that changes a group's voters.
-func decodeConfChange(e *raftpb.Entry) (raftpb.ConfChangeI, error) {
-	if e.GetType() == raftpb.EntryConfChange {
-		change := new(raftpb.ConfChange)
-		return change, proto.Unmarshal(e.GetData(), change)
-	}
-	change := new(raftpb.ConfChangeV2)
-	return change, proto.Unmarshal(e.GetData(), change)
-}
-
 // raftLogger hands etcd's messages to slog, one level quieter: elections are its news, not the operator's.
 type raftLogger struct{ log *slog.Logger }
+
+var _ etcd.Logger = raftLogger{}
 
 func (l raftLogger) Debug(v ...any)              {}
 func (l raftLogger) Debugf(string, ...any)       {}

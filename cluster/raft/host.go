@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/raft/v3/raftpb"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/holdfast/holdfast/cluster"
@@ -34,11 +33,15 @@ type Host struct {
 	stop chan struct{} // closed by Close
 	done chan struct{} // closed when the supervisor has ended
 
+	installs *semaphore.Weighted // bounds the snapshots that come in
+	pace     *pacer              // of those that go out
+
 	reserved atomic.Bool // space is set aside beside the state
 	scarce   atomic.Bool // it was given up, or there was never enough
 
 	mu       sync.Mutex
-	closed   bool
+	closing  bool                       // Close was called
+	closed   bool                       // nothing is taken any more
 	known    map[GroupID]bool           // the groups of this peer
 	serving  bool                       // proposals may go to the worker
 	mirrors  map[cluster.DriveID]Mirror // the drives that are here
@@ -82,6 +85,7 @@ func Open(ctx context.Context, c Config) (*Host, error) {
 	h := &Host{
 		config: c, lock: lock,
 		slots: semaphore.NewWeighted(maxWaiting), bytes: semaphore.NewWeighted(maxWaitingBytes),
+		installs: semaphore.NewWeighted(sendsAtOnce), pace: &pacer{rate: c.SnapshotRate},
 		kick: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 		mirrors: map[cluster.DriveID]Mirror{}, pending: map[uint64]*proposal{},
 		news: make(chan struct{}), returned: make(chan struct{}, 1),
@@ -106,14 +110,23 @@ func Open(ctx context.Context, c Config) (*Host, error) {
 	return h, nil
 }
 
-// Deliver hands a message of another peer to a group. It does not block.
-func (h *Host) Deliver(group GroupID, message *raftpb.Message) {
+// maxMessages bounds the messages that wait for the worker: the heartbeats of a few thousand groups and their answers.
+const maxMessages = 64 << 10
+
+// Receive takes a batch that a Transport of another peer sent. It does not block. What there is no room for is dropped.
+func (h *Host) Receive(batch []byte) error {
+	messages, err := decodeBatch(batch, h.config.Cluster)
+	if err != nil {
+		return err
+	}
 	h.mu.Lock()
-	if !h.closed && len(h.waiting.messages) < maxWaiting {
-		h.waiting.messages = append(h.waiting.messages, groupMessage{group, message})
+	room := max(0, maxMessages-len(h.waiting.messages))
+	if !h.closed {
+		h.waiting.messages = append(h.waiting.messages, messages[:min(room, len(messages))]...)
 	}
 	h.mu.Unlock()
 	h.wakeWorker()
+	return nil
 }
 
 // Mirrors tells where the log is and how many further drive losses the names survive.
@@ -121,7 +134,7 @@ func (h *Host) Mirrors() MirrorStatus {
 	if c := h.core.Load(); c != nil {
 		return c.log.status()
 	}
-	return MirrorStatus{Want: h.config.WantMirrors, Failure: h.Failed()}
+	return MirrorStatus{Want: h.config.firstMirrors(), Failure: h.Failed()}
 }
 
 // Failed tells why proposals are refused; nil while they are not.
@@ -176,10 +189,17 @@ func (h *Host) Checkpoint(ctx context.Context) error {
 	return c.checkpoint(ctx, false)
 }
 
-// Close ends the host. Proposals in flight get ErrUnknownOutcome.
+// Close ends the host, after it handed over what it leads, for which it takes an election timeout at most. Proposals in
+// flight get ErrUnknownOutcome.
 func (h *Host) Close() error {
 	h.mu.Lock()
-	again := h.closed
+	again := h.closing
+	h.closing = true
+	h.mu.Unlock()
+	if !again {
+		h.stepDown()
+	}
+	h.mu.Lock()
 	h.closed = true
 	h.mu.Unlock()
 	if again {

@@ -5,18 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 
-	"go.etcd.io/raft/v3/raftpb"
+	"github.com/holdfast/holdfast/cluster"
 )
 
 // inbox is what waits for the worker.
 type inbox struct {
-	proposals []*proposal
-	messages  []groupMessage
-}
-
-type groupMessage struct {
-	group   GroupID
-	message *raftpb.Message
+	proposals   []*proposal
+	messages    []GroupMessage
+	unreachable []cluster.PeerID
 }
 
 // proposal is a command or a read on its way.
@@ -69,6 +65,14 @@ func (h *Host) submit(p *proposal) error {
 	return nil
 }
 
+// number gives a proposal an id that it will be found by.
+func (h *Host) number(p *proposal) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.nextID++
+	p.id = h.nextID
+}
+
 // withdraw takes a proposal back that the worker has not seen, and tells whether it could.
 func (h *Host) withdraw(p *proposal) bool {
 	h.mu.Lock()
@@ -88,8 +92,9 @@ func (h *Host) take() inbox {
 	defer h.mu.Unlock()
 	work := h.waiting
 	if !h.serving {
-		h.waiting.messages = nil
-		return inbox{messages: work.messages}
+		h.waiting.messages, h.waiting.unreachable = nil, nil
+		work.proposals = nil
+		return work
 	}
 	size := 0
 	for n, p := range work.proposals {
@@ -108,6 +113,17 @@ func (h *Host) adopt(p *proposal) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.pending[p.id] = p
+}
+
+// adoptAll notes proposals that go to Raft; those that are nil do not.
+func (h *Host) adoptAll(list []*proposal) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range list {
+		if p != nil {
+			h.pending[p.id] = p
+		}
+	}
 }
 
 // claim takes the proposal with an id out of those in Raft's hands; nil when it is of another peer or process.

@@ -10,13 +10,13 @@ import (
 )
 
 // fill makes new mirrors while there are fewer than wanted and drives for them.
-func (l *mirroredLog) fill(ctx context.Context, checkpoints []uint64) error {
+func (l *mirroredLog) fill(ctx context.Context, kept func() []blockFile) error {
 	for ctx.Err() == nil {
 		d := l.candidate()
 		if d == nil {
 			return nil
 		}
-		if err := l.join(ctx, d, checkpoints); err != nil {
+		if err := l.join(ctx, d, kept); err != nil {
 			l.mu.Lock()
 			l.up[d.id] = false
 			l.mu.Unlock()
@@ -57,7 +57,9 @@ func (d *drive) idle() bool {
 
 // join copies the whole log and the checkpoints to a drive and then makes it a member. Finished segments are copied
 // while appends go on, the rest while they wait.
-func (l *mirroredLog) join(ctx context.Context, d *drive, checkpoints []uint64) error {
+func (l *mirroredLog) join(ctx context.Context, d *drive, kept func() []blockFile) error {
+	l.joining.Lock()
+	defer l.joining.Unlock()
 	if err := d.empty(); err != nil {
 		return err
 	}
@@ -65,8 +67,8 @@ func (l *mirroredLog) join(ctx context.Context, d *drive, checkpoints []uint64) 
 	sources := l.drivesOf(l.set.members)
 	finished := slices.Clone(l.segments[:len(l.segments)-1])
 	l.mu.Unlock()
-	for _, number := range checkpoints {
-		if err := l.copyCheckpoint(ctx, number, sources, d); err != nil {
+	for _, name := range kept() {
+		if err := l.copyBlocks(ctx, name, sources, d); err != nil {
 			return err
 		}
 	}
@@ -140,14 +142,36 @@ func (l *mirroredLog) copyFrom(members []cluster.DriveID, head segmentHead, d *d
 	return d.replaceSegment(head.number, v.data, l.segmentSize)
 }
 
-// copyCheckpoint writes a checkpoint that is put together from sources to one drive.
-func (l *mirroredLog) copyCheckpoint(ctx context.Context, number uint64, sources []*drive, d *drive) error {
-	w := l.newCheckpoint([]*drive{d}, number, false)
-	_, err := l.readCheckpoint(sources, number, false, func(_ uint64, b block) error {
+// copyBlocks writes a file of blocks that is put together from sources to one drive.
+func (l *mirroredLog) copyBlocks(ctx context.Context, name blockFile, sources []*drive, d *drive) error {
+	w := l.newBlocks([]*drive{d}, name, false)
+	_, err := l.readBlocks(sources, name, false, func(_ uint64, b block) error {
 		return w.addRaw(ctx, b.raw, b.digest)
 	})
 	if err != nil {
 		return errors.Join(err, w.abandon())
 	}
 	return w.finish(map[cluster.DriveID]*drive{d.id: d})
+}
+
+// shrink lets go of mirrors that are more than wanted, and of what they hold.
+func (l *mirroredLog) shrink() error {
+	l.mu.Lock()
+	if l.failure != nil || len(l.set.members) <= l.want {
+		l.mu.Unlock()
+		return l.failure
+	}
+	left := slices.Clone(l.set.members[:l.want])
+	dropped := l.drivesOf(without(l.set.members, left))
+	if err := l.changeSet(left); err != nil {
+		l.failure = err
+		l.mu.Unlock()
+		return err
+	}
+	l.mu.Unlock()
+	var errs []error
+	for _, d := range dropped {
+		errs = append(errs, d.empty())
+	}
+	return errors.Join(errs...)
 }

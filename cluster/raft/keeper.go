@@ -38,7 +38,10 @@ func (c *core) keep(ctx context.Context, ended <-chan struct{}) {
 		if !c.host.Scarce() { // what was reserved is for the state; an append that needs a segment makes it
 			c.log.prepareNext()
 		}
-		if err := c.log.fill(ctx, c.keptNumbers()); err != nil && ctx.Err() == nil {
+		if err := c.log.shrink(); err != nil {
+			log.Warn("log mirrors cannot be reduced", "err", err)
+		}
+		if err := c.log.fill(ctx, c.keptFiles); err != nil && ctx.Err() == nil {
 			log.Warn("log mirror cannot be made", "err", err)
 		}
 		if c.checkpointDue() {

@@ -58,6 +58,9 @@ type mirroredLog struct {
 	settled  bool          // the last frame proves the one before
 	failure  error
 
+	// joining is held by whoever makes a mirror, and shared by those who write files that every mirror must have.
+	joining sync.RWMutex
+
 	// work tells the keeper that segments or mirrors are wanted. It has room for one.
 	work chan struct{}
 	// writes counts appends and set writes in flight, hung ones too.
@@ -346,6 +349,23 @@ func (l *mirroredLog) lastSeq() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.last
+}
+
+// failed tells why the log has ended for this process; nil while it has not.
+func (l *mirroredLog) failed() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failure
+}
+
+// setWant says how many mirrors there should be.
+func (l *mirroredLog) setWant(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.want != n {
+		l.want = n
+		l.wake()
+	}
 }
 
 // settle appends a frame without content when the last frame has none after it: then damage to that frame on every

@@ -21,11 +21,13 @@ const (
 	namesDir      = "/names"
 	logDir        = namesDir + "/log"
 	checkpointDir = namesDir + "/checkpoint"
+	snapshotDir   = namesDir + "/snapshot"
 	paperName     = namesDir + "/mirrors"
 
 	segmentSuffix    = ".seg"
 	spareSuffix      = ".spare"
 	checkpointSuffix = ".ckpt"
+	snapshotSuffix   = ".snap"
 	temporarySuffix  = ".tmp"
 )
 
@@ -93,7 +95,7 @@ func (d *drive) makeDirs() error {
 	if err := d.present(); err != nil {
 		return err
 	}
-	for _, dir := range []string{namesDir, logDir, checkpointDir} {
+	for _, dir := range []string{namesDir, logDir, checkpointDir, snapshotDir} {
 		err := d.fs.Mkdir(d.dir+dir, 0o700)
 		if errors.Is(err, fs.ErrExist) {
 			continue
@@ -114,10 +116,6 @@ func (d *drive) makeDirs() error {
 
 func (d *drive) segmentPath(number uint64) string {
 	return fmt.Sprintf("%s%s/%016x%s", d.dir, logDir, number, segmentSuffix)
-}
-
-func (d *drive) checkpointPath(number uint64) string {
-	return fmt.Sprintf("%s%s/%016x%s", d.dir, checkpointDir, number, checkpointSuffix)
 }
 
 // numbers lists the files of a directory that carry a number before a suffix, ascending. A missing directory has none.
@@ -412,13 +410,13 @@ func (d *drive) retire(before uint64) error {
 	return nil
 }
 
-// wipe removes the log and the checkpoints of a drive that is no member: what it holds is stale. Caller holds files
+// wipe removes the log, the checkpoints and the snapshots of a drive that is no member: what it holds is stale. Caller holds files
 // and io.
 func (d *drive) wipe() error {
 	if err := d.closeSegment(); err != nil {
 		return err
 	}
-	for _, dir := range []string{logDir, checkpointDir} {
+	for _, dir := range []string{logDir, checkpointDir, snapshotDir} {
 		entries, err := d.fs.ReadDir(d.dir + dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -432,7 +430,7 @@ func (d *drive) wipe() error {
 	if err := d.makeDirs(); err != nil {
 		return err
 	}
-	return errors.Join(d.fs.SyncDir(d.dir+logDir), d.fs.SyncDir(d.dir+checkpointDir))
+	return errors.Join(d.fs.SyncDir(d.dir+logDir), d.fs.SyncDir(d.dir+checkpointDir), d.fs.SyncDir(d.dir+snapshotDir))
 }
 
 // readPaper reads names/mirrors. A drive that never had one gives the zero paper; a drive that is not there, or whose

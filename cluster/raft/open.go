@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	etcd "go.etcd.io/raft/v3"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/kv"
@@ -17,7 +19,7 @@ import (
 // newLog looks at the drives that are here.
 func newLog(c Config, mirrors []Mirror) *mirroredLog {
 	l := &mirroredLog{
-		logConfig: logConfig{cluster: c.Cluster, want: c.WantMirrors, segmentSize: c.SegmentSize, slow: c.SlowMirror, log: c.Log},
+		logConfig: logConfig{cluster: c.Cluster, want: c.firstMirrors(), segmentSize: c.SegmentSize, slow: c.SlowMirror, log: c.Log},
 		drives:    map[cluster.DriveID]*drive{},
 		up:        map[cluster.DriveID]bool{},
 		work:      make(chan struct{}, 1),
@@ -68,6 +70,10 @@ func (l *mirroredLog) readPapers() (papers map[cluster.DriveID]ballotPaper, blan
 	}
 	return papers, blank
 }
+
+// retainedAtOpen is how many bytes of applied entries a group with other voters keeps when the log is opened: after a
+// power loss of everything some replicas lack the last entries of others, which must not cost them a snapshot.
+const retainedAtOpen = 64 << 10
 
 // bootstrapSlow is how long a drive may take for a step of the bootstrap: all drives are needed, so there is nothing to be
 // won by giving one up early.
@@ -135,6 +141,9 @@ type opened struct {
 	heads   []checkpointHead
 	damaged []segmentHead
 	uneven  bool // some drive here does not know the newest set
+	// tombs and snapshots are those of the collector.
+	tombs     map[GroupID]tombstone
+	snapshots map[uint64]uint64
 }
 
 // drivesOf are the drives behind ids.
@@ -174,10 +183,10 @@ func findLog(l *mirroredLog) (*opened, error) {
 	return o, nil
 }
 
-// read reads the log. Entries up to keep are taken as applied and come without content. It writes nothing.
-func (o *opened) read(keep map[GroupID]uint64) error {
+// read reads the log against what the state holds. It writes nothing.
+func (o *opened) read(held map[GroupID]heldState) error {
 	l := o.log
-	c := &collector{groups: map[GroupID]*groupLog{}, keep: keep, newest: l.set}
+	c := &collector{groups: map[GroupID]*groupLog{}, tombs: map[GroupID]tombstone{}, held: held, newest: l.set, snapshots: map[uint64]uint64{}}
 	heads, err := l.heads(o.members)
 	if err != nil {
 		return err
@@ -192,8 +201,9 @@ func (o *opened) read(keep map[GroupID]uint64) error {
 		return fmt.Errorf("%w: the log begins with frame %d and no checkpoint before it can be read", ErrLogDamaged, first)
 	}
 	if len(usable) > 0 {
+		maps.Copy(c.tombs, usable[0].tombs)
 		for _, p := range usable[0].groups {
-			c.groups[p.group] = newGroupLog(p, keep[p.group])
+			c.groups[p.group] = newGroupLog(p, held[p.group])
 		}
 	}
 	if o.damaged, err = l.walk(o.members, c.visit); err != nil {
@@ -205,7 +215,7 @@ func (o *opened) read(keep map[GroupID]uint64) error {
 	if n := len(usable); n > 0 && usable[n-1].seq > l.last {
 		return fmt.Errorf("%w: checkpoint %d covers frame %d and the log ends with %d", ErrLogDamaged, usable[n-1].number, usable[n-1].seq, l.last)
 	}
-	o.heads, o.groups = usable, o.groups[:0]
+	o.heads, o.groups, o.tombs, o.snapshots = usable, o.groups[:0], c.tombs, c.snapshots
 	for _, g := range c.groups {
 		o.groups = append(o.groups, g)
 	}
@@ -263,8 +273,14 @@ func openCore(h *Host, mirrors []Mirror, fresh bool) (_ *core, err error) {
 			return nil, errors.Join(err, o.log.close())
 		}
 	}
-	core := &core{host: h, log: o.log, db: db, groups: map[GroupID]*replica{}, points: make(chan pointRequest), rows: map[string][]byte{}}
+	core := &core{
+		host: h, log: o.log, db: db, tombs: o.tombs, snapshots: o.snapshots, rows: map[string][]byte{},
+		out: outbox{}, sends: sendQueue{wake: make(chan struct{}, 1)},
+		points: make(chan pointRequest), orders: make(chan order), ended: make(chan struct{}), changing: semaphore.NewWeighted(1),
+	}
+	core.groups.Store(new(map[GroupID]*replica))
 	core.afterCheckpoints(o.heads)
+	core.lastSnapshot.Store(o.log.sweepSnapshots(o.log.set.members, o.snapshots))
 	if err := core.begin(o.groups); err != nil {
 		return nil, errors.Join(err, core.close())
 	}
@@ -315,7 +331,7 @@ var errForeignState = errors.New("state does not match the log")
 // readOver reads the log against a state.
 func (o *opened) readOver(db *kv.DB) error {
 	points := map[GroupID]applied{}
-	keep := map[GroupID]uint64{}
+	held := map[GroupID]heldState{}
 	ids, err := groupsIn(db)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errForeignState, err)
@@ -325,26 +341,40 @@ func (o *opened) readOver(db *kv.DB) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", errForeignState, err)
 		}
-		points[id], keep[id] = a, a.index
+		m, stamp, err := getMembers(db, id)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errForeignState, err)
+		}
+		points[id], held[id] = a, heldState{index: a.index, stamp: stamp}
+		if len(m.voters)+len(m.learners) > 1 {
+			held[id] = heldState{index: a.index, stamp: stamp, retain: retainedAtOpen}
+		}
 	}
-	if err := o.read(keep); err != nil {
+	if err := o.read(held); err != nil {
 		return err
 	}
 	for _, g := range o.groups {
 		have, known := points[g.id]
-		if !known {
-			return fmt.Errorf("%w: group %d is not in it", errForeignState, g.id)
+		if err := g.check(have, known && held[g.id].stamp == g.stamp); err != nil {
+			return err
 		}
-		if have.index > g.last() {
-			// Only what every mirror had is applied. So the log lost its end, and a rebuilt state would hide that.
-			return fmt.Errorf("%w: group %d is applied up to %d and its log ends with %d", ErrLogDamaged, g.id, have.index, g.last())
-		}
-		if want, ok := g.point(have.index); !ok || want.hash != have.hash || have.index > firstPoint.index && want.term != have.term {
-			return fmt.Errorf("%w: group %d at %d", errForeignState, g.id, have.index)
-		}
-		if g.voters, err = getVoters(db, g.id); err != nil {
-			return fmt.Errorf("%w: %w", errForeignState, err)
-		}
+	}
+	return nil
+}
+
+// check compares what a state has of the group with the log. What the log can make good is no error.
+func (g *groupLog) check(have applied, known bool) error {
+	switch {
+	case !known && !g.fresh:
+		return fmt.Errorf("%w: group %d is not in it", errForeignState, g.id)
+	case !known, have.index < g.base.index && g.snapshot != 0:
+		return nil // begin fills it
+	case have.index > g.last():
+		// Only what every mirror had is applied. So the log lost its end, and a rebuilt state would hide that.
+		return fmt.Errorf("%w: group %d is applied up to %d and its log ends with %d", ErrLogDamaged, g.id, have.index, g.last())
+	}
+	if want, ok := g.point(have.index); !ok || want.hash != have.hash || have.index > firstPoint.index && want.term != have.term {
+		return fmt.Errorf("%w: group %d at %d", errForeignState, g.id, have.index)
 	}
 	return nil
 }
@@ -378,15 +408,10 @@ func (o *opened) rebuild(c Config) (*kv.DB, error) {
 			return nil, err
 		}
 		if i < 0 {
-			return db, o.writeFirst(db)
+			return db, nil // begin begins every group in it
 		}
 		head := o.heads[i]
 		if err = o.log.restore(o.log.drivesOf(o.members), head, db); err == nil {
-			for _, g := range o.groups {
-				if p, ok := head.group(g.id); ok {
-					g.voters = p.voters
-				}
-			}
 			c.Log.Info("state database restored", "checkpoint", head.number)
 			return db, nil
 		}
@@ -398,62 +423,67 @@ func (o *opened) rebuild(c Config) (*kv.DB, error) {
 	return nil, fmt.Errorf("%w: none of %d checkpoints can be read", ErrLogDamaged, len(o.heads))
 }
 
-// writeFirst begins every group in an empty state.
-func (o *opened) writeFirst(db *kv.DB) error {
-	batch := db.NewBatch()
-	for _, g := range o.groups {
-		putApplied(batch, g.id, firstPoint)
-		putVoters(batch, g.id, g.voters)
-	}
-	return db.Write(batch)
-}
-
 // begin makes the replicas of the groups over the state.
 func (c *core) begin(groups []*groupLog) error {
+	if err := c.clearForeign(groups); err != nil {
+		return err
+	}
+	byID := map[GroupID]*replica{}
 	for _, g := range groups {
-		point, err := getApplied(c.db, g.id)
-		if errors.Is(err, kv.ErrNotFound) {
-			// The group began after the checkpoint that was restored.
-			point = firstPoint
-			batch := c.db.NewBatch()
-			putApplied(batch, g.id, point)
-			putVoters(batch, g.id, g.voters)
-			err = c.db.Write(batch)
-		}
+		machine := c.host.config.Machines(g.id)
+		point, m, err := c.settleState(g, machine.Spans())
 		if err != nil {
 			return err
 		}
 		if point.index < g.base.index || point.index > g.last() {
 			return fmt.Errorf("%w: group %d restored at %d, its log has %d to %d", ErrLogDamaged, g.id, point.index, g.base.index, g.last())
 		}
-		g.trim(point.index)
-		g.hard.commit = max(g.hard.commit, point.index)
-		r := &replica{
-			id: g.id, voters: g.voters, point: point, durable: g.last(),
-			hard:    g.hard,
-			store:   newEntryStore(point, g.hard, g.voters, g.entries),
-			machine: c.host.config.Machines(g.id),
-			alone:   len(g.voters) == 1 && g.voters[0] == g.replica,
-			replica: g.replica,
-		}
-		if g.last() > point.index {
-			// A checkpoint taken before these are applied must not let go of any frame.
-			r.unapplied = []appended{{index: g.last(), seq: c.log.segments[0].first}}
-		}
-		r.node, err = etcd.NewRawNode(c.raftConfig(r))
+		r, err := c.newReplica(g, machine, point, m)
 		if err != nil {
-			return fmt.Errorf("group %d: %w", g.id, err)
+			return err
 		}
-		r.machine.Restored()
-		if r.alone {
-			if err := r.node.Campaign(); err != nil {
-				return fmt.Errorf("group %d: %w", g.id, err)
-			}
-		}
-		c.groups[g.id] = r
+		byID[g.id] = r
 		c.order = append(c.order, r)
 	}
+	c.groups.Store(&byID)
+	c.log.setWant(c.wantMirrors())
 	return nil
+}
+
+// newReplica makes the replica of a group whose state is settled.
+func (c *core) newReplica(g *groupLog, machine Machine, point applied, m members) (*replica, error) {
+	retain := 0
+	if !m.only(g.replica) {
+		retain = retainedAtOpen
+	}
+	g.shed(point.index, retain)
+	g.hard.commit = max(g.hard.commit, point.index)
+	r := &replica{
+		id: g.id, replica: g.replica, members: m, point: point, durable: g.last(),
+		hard: g.hard, begun: g.begun, stamp: g.stamp, holds: map[uint64]uint64{},
+		sendable: c.host.config.Snapshots != nil,
+		store:    newEntryStore(g.before(), g.hard, m.conf(), g.entries),
+		machine:  machine,
+		alone:    m.only(g.replica),
+	}
+	r.store.snapshot = r.snapshotMetadata
+	if g.last() > point.index {
+		// A checkpoint taken before these are applied must not let go of any frame.
+		r.unapplied = []appended{{index: g.last(), seq: c.log.segments[0].first}}
+	}
+	var err error
+	if r.node, err = etcd.NewRawNode(c.raftConfig(r)); err != nil {
+		return nil, fmt.Errorf("group %d: %w", g.id, err)
+	}
+	r.hint.Store(&Leader{Term: g.hard.term})
+	r.machine.Restored()
+	if r.alone {
+		if err := r.node.Campaign(); err != nil {
+			return nil, fmt.Errorf("group %d: %w", g.id, err)
+		}
+	}
+	c.touch(r)
+	return r, nil
 }
 
 func (c *core) raftConfig(r *replica) *etcd.Config {
@@ -461,7 +491,7 @@ func (c *core) raftConfig(r *replica) *etcd.Config {
 		ID: r.replica, ElectionTick: electionTicks, HeartbeatTick: heartbeatTicks, Storage: r.store,
 		Applied: r.point.index, MaxSizePerMsg: maxMessageBytes, MaxCommittedSizePerReady: maxCommittedApply,
 		MaxUncommittedEntriesSize: maxUncommitted, MaxInflightMsgs: maxInflightMsgs,
-		CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, ReadOnlyOption: etcd.ReadOnlySafe,
+		CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, StepDownOnRemoval: true, ReadOnlyOption: etcd.ReadOnlySafe,
 		Logger: raftLogger{c.host.config.Log.With("group", uint64(r.id))},
 	}
 }

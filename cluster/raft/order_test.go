@@ -27,7 +27,7 @@ func TestCheckpointsGoForwardWithTheirNumbers(t *testing.T) {
 	}
 	early, late := point("one"), point("two")
 	for _, p := range []pointAnswer{late, early} {
-		if err := h.core.Load().export(testContext(t), p.head, p.snap, false); err != nil {
+		if err := h.core.Load().export(testContext(t), p, false); err != nil {
 			t.Fatal(err)
 		}
 		p.snap.Close()

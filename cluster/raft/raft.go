@@ -71,6 +71,26 @@ type Group interface {
 	Snapshot() (Snapshot, error)
 }
 
+// Member is a Group with what changes its members and who leads it. All but Leader and Members must be called where the
+// group is led; elsewhere they give an ErrNotLeader, which may say where (NotLeaderError). One change of the members is
+// made at a time. Each waits until it is applied here; ErrUnknownOutcome means that it may still be.
+type Member interface {
+	Group
+	// Leader is who leads, as far as this replica knows.
+	Leader() Leader
+	// Members are the replicas of the group as of what is applied here.
+	Members() (voters, learners []uint64)
+	// AddLearner adds a replica that follows and does not vote. Ids are never used again. There should be an empty replica
+	// with that id on a peer (Host.Create).
+	AddLearner(ctx context.Context, replica uint64) error
+	// Promote makes a learner a voter; ErrLearnerBehind says that the group would have to wait for it.
+	Promote(ctx context.Context, replica uint64) error
+	// Remove takes a voter or learner out of the group. Its peer keeps it until Host.Remove.
+	Remove(ctx context.Context, replica uint64) error
+	// Transfer hands leadership to a voter; ErrTransfer says that it did not take it in time.
+	Transfer(ctx context.Context, to uint64) error
+}
+
 // Snapshot is a frozen Reader.
 type Snapshot interface {
 	kv.Reader

@@ -45,6 +45,9 @@ const (
 	kindCheckpoint kind = 4 // a checkpoint was completed: index is its number
 	kindMirrors    kind = 5 // the mirror set changed: payload is the set
 	kindSettle     kind = 6 // nothing: it proves that the frame before it was acknowledged
+	kindCreated    kind = 7 // an empty replica of a group waits for a snapshot: its id is in the term field
+	kindInstalled  kind = 8 // the log of a group begins behind a snapshot: index and term are its last entry's
+	kindRemoved    kind = 9 // the replicas of a group up to an id (term field) are gone from here for ever
 )
 
 // record is one fact in the log. A decoded payload shares memory with the bytes it was decoded from.

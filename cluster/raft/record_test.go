@@ -21,8 +21,15 @@ func FuzzDecodeFrame(f *testing.F) {
 	f.Add(good)
 	f.Add(segmentHead{number: 3, first: 7}.encode(id))
 	f.Add(ballotPaper{promised: 1, set: mirrorSet{epoch: 1, members: []cluster.DriveID{{1}, {2}}}}.encode(id))
-	block, _ := encodeBlock(id, 1, 0, true, digest{}, checkpointHead{seq: 9, groups: []groupPoint{{group: 1, voters: []uint64{1}}}}.encode())
-	f.Add(block[blockHeader:])
+	head := checkpointHead{seq: 9, groups: []groupPoint{{group: 1, members: members{voters: []uint64{1}}}}}
+	first, _ := head.encode()
+	f.Add(first)
+	head.tombs = map[GroupID]tombstone{3: {2, 5}}
+	second, _ := head.encode()
+	f.Add(second)
+	snapshot := snapshotHead{group: 7, from: 1, to: 3, term: 4, at: applied{index: 5, term: 2}, members: members{voters: []uint64{1}, learners: []uint64{3}}}
+	f.Add(snapshot.encode())
+	f.Add((&installation{head: snapshot, number: 5}).record(7).payload)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if fr, err := decodeFrame(data, id, at); err == nil {
 			var list []record
@@ -41,10 +48,21 @@ func FuzzDecodeFrame(f *testing.F) {
 				t.Fatalf("a paper does not survive encoding: %v", err)
 			}
 		}
-		if h, err := decodeHead(1, data); err == nil {
-			if again, err := decodeHead(1, h.encode()); err != nil || len(again.groups) != len(h.groups) {
+		for _, magic := range []string{blockMagic, headMagic} {
+			h, err := decodeHead(1, magic, data)
+			if err != nil {
+				continue
+			}
+			payload, magic := h.encode()
+			if again, err := decodeHead(1, magic, payload); err != nil || len(again.groups) != len(h.groups) || len(again.tombs) != len(h.tombs) {
 				t.Fatalf("a checkpoint head does not survive encoding: %v", err)
 			}
+		}
+		if h, err := decodeSnapshotHead(snapshotMagic, data); err == nil && !bytes.Equal(h.encode(), data) {
+			t.Fatal("the head of a snapshot does not survive encoding")
+		}
+		if _, m, number, err := decodeInstalled(record{payload: data}); err == nil && (len(m.voters) > maxVoters || number != binary.LittleEndian.Uint64(data)) {
+			t.Fatal("the record of a snapshot does not survive decoding")
 		}
 		if _, _, rest, err := decodePair(data); err == nil && len(rest) > len(data)-8 {
 			t.Fatal("a pair took nothing")

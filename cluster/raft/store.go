@@ -15,16 +15,16 @@ type entryStore struct {
 	// entries[0] only tells the index and term of the entry before the first.
 	entries []*raftpb.Entry
 	bytes   int
+	// snapshot says what a snapshot of the replica would be of; nil when there is none now.
+	snapshot func() *raftpb.SnapshotMetadata
 }
 
-// keptForFollowers is how many bytes of applied entries stay in memory for other voters.
-const keptForFollowers = 8 << 20
-
-func newEntryStore(point applied, hard hardState, voters []uint64, entries []*raftpb.Entry) *entryStore {
+// newEntryStore begins behind an entry of which only index and term are known.
+func newEntryStore(before applied, hard hardState, conf *raftpb.ConfState, entries []*raftpb.Entry) *entryStore {
 	s := &entryStore{
 		hard:    hard,
-		conf:    &raftpb.ConfState{Voters: voters},
-		entries: []*raftpb.Entry{{Index: &point.index, Term: &point.term}},
+		conf:    conf,
+		entries: []*raftpb.Entry{{Index: &before.index, Term: &before.term}},
 	}
 	s.append(entries)
 	return s
@@ -78,9 +78,17 @@ func (s *entryStore) LastIndex() (uint64, error) { return s.lastIndex(), nil }
 // FirstIndex implements etcd's Storage.
 func (s *entryStore) FirstIndex() (uint64, error) { return s.first(), nil }
 
-// Snapshot implements etcd's Storage. A replica that is so far behind is replaced instead.
+// Snapshot implements etcd's Storage: it announces one, whose content is read when it is sent.
 func (s *entryStore) Snapshot() (*raftpb.Snapshot, error) {
+	if meta := s.snapshot(); meta != nil {
+		return &raftpb.Snapshot{Metadata: meta}, nil
+	}
 	return nil, etcd.ErrSnapshotTemporarilyUnavailable
+}
+
+// reset begins again behind a snapshot.
+func (s *entryStore) reset(at applied) {
+	s.entries, s.bytes = []*raftpb.Entry{{Index: &at.index, Term: &at.term}}, 0
 }
 
 // append adds entries; those with the same or a higher index than the first of them are replaced.

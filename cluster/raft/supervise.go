@@ -53,15 +53,23 @@ func (h *Host) supervise(ctx context.Context, c *core, opened chan<- error) {
 
 // serve runs a core to its end. It tells opened when the core is ready.
 func (h *Host) serve(ctx context.Context, c *core, opened chan<- error) error {
-	h.core.Store(c)
 	keeperCtx, stopKeeper := context.WithCancel(context.Background())
-	ended := make(chan struct{})
+	ended := c.ended
+	var endLife context.CancelFunc
+	c.life, endLife = context.WithCancel(context.Background())
+	h.core.Store(c)
 	var result error
 	var keeper sync.WaitGroup
 	go func() {
 		defer close(ended)
 		result = c.run(h.stop)
+		endLife()
 	}()
+	if h.config.Snapshots != nil {
+		for range sendsAtOnce {
+			keeper.Go(func() { c.sendSnapshots(c.life) })
+		}
+	}
 	keeper.Go(func() { c.keep(keeperCtx, ended) })
 	h.wakeWorker() // groups that are alone campaign at once
 	h.changed()
@@ -86,12 +94,12 @@ func (h *Host) serve(ctx context.Context, c *core, opened chan<- error) error {
 func (h *Host) resume(c *core) {
 	h.mu.Lock()
 	h.failure, h.known = nil, map[GroupID]bool{}
-	for id := range c.groups {
+	for id := range *c.groups.Load() {
 		h.known[id] = true
 	}
 	var again, unknown []*proposal
 	for id, p := range h.pending {
-		if r := c.groups[p.group]; r == nil || !r.alone {
+		if r := c.find(p.group); r == nil || !r.alone {
 			unknown = append(unknown, p)
 			delete(h.pending, id)
 		} else {

@@ -1,119 +1,181 @@
 package raft
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"sync"
 	"testing"
-
-	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/vfs"
 )
 
-// network carries messages between hosts of one process, through their encoding. A host that is cut off gets none.
+// network carries messages and snapshots between hosts of one process. A host that is cut off gets none.
 type network struct {
 	mu    sync.Mutex
-	hosts map[uint64]*Host
-	cut   map[uint64]bool
+	hosts map[cluster.PeerID]*Host
+	cut   map[cluster.PeerID]bool
+	// batches counts those that were carried; snapshots those that were installed.
+	batches, snapshots int
+	// spoil changes a snapshot's stream on its way; nil leaves it as it is.
+	spoil func(io.Reader) io.Reader
 }
+
+func newNetwork() *network {
+	return &network{hosts: map[cluster.PeerID]*Host{}, cut: map[cluster.PeerID]bool{}}
+}
+
+// peerID is the peer of a replica in these tests: ids are 100 x generation + peer.
+func peerID(replica uint64) cluster.PeerID { return cluster.PeerID{byte(replica % 100)} }
+
+func peerOf(_ GroupID, replica uint64) (cluster.PeerID, bool) { return peerID(replica), true }
 
 type port struct {
 	net  *network
-	from uint64
+	from cluster.PeerID
 }
 
-func (p port) Send(group GroupID, messages []*raftpb.Message) {
-	for _, m := range messages {
-		data, err := proto.Marshal(m)
-		if err != nil {
-			panic(err)
-		}
-		p.net.mu.Lock()
-		to := p.net.hosts[m.GetTo()]
-		if p.net.cut[p.from] || p.net.cut[m.GetTo()] {
-			to = nil
-		}
-		p.net.mu.Unlock()
-		if to == nil {
-			continue
-		}
-		arrived := new(raftpb.Message)
-		if err := proto.Unmarshal(data, arrived); err != nil {
-			panic(err)
-		}
-		to.Deliver(group, arrived)
+// to is a peer that can be reached, nil for one that cannot.
+func (p port) to(peer cluster.PeerID) *Host {
+	p.net.mu.Lock()
+	defer p.net.mu.Unlock()
+	if p.net.cut[p.from] || p.net.cut[peer] {
+		return nil
 	}
+	return p.net.hosts[peer]
+}
+
+func (p port) Send(peer cluster.PeerID, batch []byte) {
+	to := p.to(peer)
+	if to == nil {
+		return
+	}
+	p.net.mu.Lock()
+	p.net.batches++
+	p.net.mu.Unlock()
+	if err := to.Receive(slices.Clone(batch)); err != nil {
+		panic(err)
+	}
+}
+
+// snapshots is the other half of a port.
+type snapshots port
+
+func (s snapshots) Send(ctx context.Context, to PeerReplica, stream io.Reader) error {
+	host := port(s).to(to.Peer)
+	if host == nil {
+		return errors.New("cut off")
+	}
+	s.net.mu.Lock()
+	if s.net.spoil != nil {
+		stream = s.net.spoil(stream)
+	}
+	s.net.mu.Unlock()
+	if err := host.Install(ctx, to.Group, stream); err != nil {
+		return err
+	}
+	s.net.mu.Lock()
+	s.net.snapshots++
+	s.net.mu.Unlock()
+	return nil
+}
+
+// setCut cuts a peer off, or brings it back.
+func (n *network) setCut(peer cluster.PeerID, cut bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cut[peer] = cut
+}
+
+// join makes the bench that of a peer on the network.
+func (n *network) join(b *bench, peer byte) *bench {
+	b.config.Transport = port{n, cluster.PeerID{peer}}
+	b.config.Snapshots = snapshots{n, cluster.PeerID{peer}}
+	b.config.PeerOf = peerOf
+	return b
+}
+
+func (n *network) attach(peer byte, h *Host) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.hosts[cluster.PeerID{peer}] = h
+}
+
+// threeHosts bootstraps a group of three voters.
+func threeHosts(t testing.TB, net *network, groups ...GroupID) []*Host {
+	t.Helper()
+	var hosts []*Host
+	for id := uint64(1); id <= 3; id++ {
+		b := net.join(newBench(t, vfs.NewMemory(id), 4), byte(id))
+		b.config.Replica, b.config.Voters = id, []uint64{1, 2, 3}
+		h, err := Bootstrap(testContext(t), b.config, groups...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		net.attach(byte(id), h)
+		hosts = append(hosts, h)
+	}
+	return hosts
+}
+
+// say proposes through whoever leads, and retries what certainly was not accepted.
+func say(t testing.TB, g GroupID, command string, among ...*Host) (leader *Host) {
+	t.Helper()
+	eventually(t, "a leader accepts "+command, func() bool {
+		for _, h := range among {
+			_, err := h.Group(g).Propose(testContext(t), []byte(command))
+			if err == nil {
+				leader = h
+				return true
+			}
+			if !errors.Is(err, ErrNotLeader) {
+				t.Fatalf("propose %q: %v", command, err)
+			}
+		}
+		return false
+	})
+	return leader
 }
 
 // TestThreeVotersSurviveTheLossOfOne runs the same driver with three peers: a leader is elected, commands go through
 // it, it is cut off, another leads, and the one that returns catches up.
 func TestThreeVotersSurviveTheLossOfOne(t *testing.T) {
-	net := &network{hosts: map[uint64]*Host{}, cut: map[uint64]bool{}}
-	var hosts []*Host
-	for id := uint64(1); id <= 3; id++ {
-		b := newBench(t, vfs.NewMemory(id), 4)
-		b.config.Cluster = cluster.ClusterID{byte(id)}
-		b.config.Replica, b.config.Voters = id, []uint64{1, 2, 3}
-		b.config.Transport = port{net, id}
-		h, err := Bootstrap(testContext(t), b.config, 1)
-		if err != nil {
-			t.Fatal(err)
-		}
+	net := newNetwork()
+	hosts := threeHosts(t, net, 1)
+	for _, h := range hosts {
 		if s := h.Mirrors(); s.Want != 3 || len(s.Members) != 3 {
 			t.Fatalf("mirrors of one of three voters: %+v", s)
 		}
-		net.mu.Lock()
-		net.hosts[id] = h
-		net.mu.Unlock()
-		hosts = append(hosts, h)
 	}
 	var want []string
-	// say proposes through whoever leads, and retries what certainly was not accepted.
-	say := func(command string, among ...*Host) (leader *Host) {
-		t.Helper()
-		eventually(t, "a leader accepts "+command, func() bool {
-			for _, h := range among {
-				_, err := h.Group(1).Propose(testContext(t), []byte(command))
-				if err == nil {
-					leader = h
-					return true
-				}
-				if !errors.Is(err, ErrNotLeader) {
-					t.Fatalf("propose %q: %v", command, err)
-				}
-			}
-			return false
-		})
-		want = append(want, command)
-		return leader
-	}
 	var leader *Host
 	for i := range 20 {
-		leader = say(fmt.Sprintf("first %d", i), hosts...)
+		want = append(want, fmt.Sprintf("first %d", i))
+		leader = say(t, 1, want[i], hosts...)
 	}
 	if term, err := leader.Group(1).Barrier(testContext(t)); err != nil || term == 0 {
 		t.Fatalf("barrier of the leader: %d, %v", term, err)
 	}
 	var others []*Host
-	for id, h := range net.hosts {
+	for i, h := range hosts {
 		if h == leader {
-			net.mu.Lock()
-			net.cut[id] = true
-			net.mu.Unlock()
+			net.setCut(peerID(uint64(i+1)), true)
 		} else {
 			others = append(others, h)
 		}
 	}
 	for i := range 20 {
-		say(fmt.Sprintf("second %d", i), others...)
+		want = append(want, fmt.Sprintf("second %d", i))
+		say(t, 1, want[20+i], others...)
 	}
-	net.mu.Lock()
-	clear(net.cut)
-	net.mu.Unlock()
-	say("third", others...) // the old leader may not know yet that it is none
+	for i := range hosts {
+		net.setCut(peerID(uint64(i+1)), false)
+	}
+	want = append(want, "third")
+	say(t, 1, "third", others...) // the old leader may not know yet that it is none
 	for i, h := range hosts {
 		eventually(t, fmt.Sprintf("host %d has everything", i+1), func() bool {
 			list, err := items(h, 1)

@@ -13,10 +13,10 @@ import (
 	"github.com/holdfast/holdfast/cluster/vfs"
 )
 
-// checkpointWriter writes the same blocks to several drives. A drive that fails is left out and reported.
-type checkpointWriter struct {
+// blockWriter writes the same file of blocks to several drives. A drive that fails is left out and reported.
+type blockWriter struct {
 	log    *mirroredLog
-	number uint64
+	name   blockFile
 	drives []*drive
 	open   map[cluster.DriveID]vfs.File
 	failed map[cluster.DriveID]error
@@ -35,10 +35,8 @@ const (
 	paceRest  = 3
 )
 
-func (d *drive) checkpointTemporary() string { return d.dir + checkpointDir + "/new" + temporarySuffix }
-
-func (l *mirroredLog) newCheckpoint(drives []*drive, number uint64, pace bool) *checkpointWriter {
-	w := &checkpointWriter{log: l, number: number, drives: drives, open: map[cluster.DriveID]vfs.File{}, failed: map[cluster.DriveID]error{},
+func (l *mirroredLog) newBlocks(drives []*drive, name blockFile, pace bool) *blockWriter {
+	w := &blockWriter{log: l, name: name, drives: drives, open: map[cluster.DriveID]vfs.File{}, failed: map[cluster.DriveID]error{},
 		pace: pace, rested: time.Now()}
 	// A drive that is given up may answer at any time later; it then closes its file itself.
 	var mu sync.Mutex
@@ -48,7 +46,7 @@ func (l *mirroredLog) newCheckpoint(drives []*drive, number uint64, pace bool) *
 		byID[d.id], ids = d, append(ids, d.id)
 	}
 	done, failed := l.fanOut(ids, func(id cluster.DriveID) error {
-		file, err := byID[id].openTemporary()
+		file, err := byID[id].openTemporary(name)
 		mu.Lock()
 		defer mu.Unlock()
 		if err == nil && over {
@@ -72,27 +70,27 @@ func (l *mirroredLog) newCheckpoint(drives []*drive, number uint64, pace bool) *
 	return w
 }
 
-func (d *drive) openTemporary() (vfs.File, error) {
+func (d *drive) openTemporary(name blockFile) (vfs.File, error) {
 	if err := d.makeDirs(); err != nil {
 		return nil, err
 	}
-	return d.fs.OpenFile(d.checkpointTemporary(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	return d.fs.OpenFile(d.temporaryPath(name), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 }
 
 // add writes one block on every drive that is left.
-func (w *checkpointWriter) add(ctx context.Context, payload []byte, last bool) error {
-	raw, sum := encodeBlock(w.log.cluster, w.number, w.index, last, w.prev, payload)
+func (w *blockWriter) add(ctx context.Context, magic string, payload []byte, last bool) error {
+	raw, sum := encodeBlock(blockAt{w.log.cluster, w.name.number, w.index}, magic, last, w.prev, payload)
 	return w.addRaw(ctx, raw, sum)
 }
 
-func (w *checkpointWriter) addRaw(ctx context.Context, raw []byte, sum digest) error {
+func (w *blockWriter) addRaw(ctx context.Context, raw []byte, sum digest) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	off := w.off
 	w.each(func(file vfs.File) error { return writeAll(file, raw, off) })
 	if len(w.open) == 0 {
-		return fmt.Errorf("write checkpoint %d: no mirror is left", w.number)
+		return fmt.Errorf("write %s/%d: no mirror is left", w.name.dir, w.name.number)
 	}
 	w.off, w.index, w.prev = w.off+int64(len(raw)), w.index+1, sum
 	if !w.pace || w.off-w.synced < paceBytes {
@@ -110,7 +108,7 @@ func (w *checkpointWriter) addRaw(ctx context.Context, raw []byte, sum digest) e
 }
 
 // each runs an operation on every open file at once and leaves the failing ones out, late ones too.
-func (w *checkpointWriter) each(operate func(vfs.File) error) {
+func (w *blockWriter) each(operate func(vfs.File) error) {
 	ids := make([]cluster.DriveID, 0, len(w.open))
 	for id := range w.open {
 		ids = append(ids, id)
@@ -130,8 +128,8 @@ func (w *checkpointWriter) each(operate func(vfs.File) error) {
 	w.open = left
 }
 
-// finish makes the checkpoint durable and gives it its name on every drive that is left.
-func (w *checkpointWriter) finish(drives map[cluster.DriveID]*drive) error {
+// finish makes the file durable and gives it its name on every drive that is left.
+func (w *blockWriter) finish(drives map[cluster.DriveID]*drive) error {
 	w.each(func(file vfs.File) error { return file.Sync() })
 	ids := make([]cluster.DriveID, 0, len(w.open))
 	for id, file := range w.open {
@@ -147,23 +145,23 @@ func (w *checkpointWriter) finish(drives map[cluster.DriveID]*drive) error {
 		if err := d.present(); err != nil {
 			return err
 		}
-		if err := d.fs.Rename(d.checkpointTemporary(), d.checkpointPath(w.number)); err != nil {
+		if err := d.fs.Rename(d.temporaryPath(w.name), d.blockPath(w.name)); err != nil {
 			return err
 		}
-		return d.fs.SyncDir(d.dir + checkpointDir)
+		return d.fs.SyncDir(d.dir + w.name.dir)
 	})
 	for id, err := range failed {
 		w.failed[id] = err
 	}
 	if len(done) == 0 {
-		return fmt.Errorf("write checkpoint %d: no mirror took it: %w", w.number, errors.Join(values(w.failed)...))
+		return fmt.Errorf("write %s/%d: no mirror took it: %w", w.name.dir, w.name.number, errors.Join(values(w.failed)...))
 	}
 	return nil
 }
 
-// abandon closes the files of a checkpoint that is given up, and removes them: where space was too scarce to finish
+// abandon closes the files that are given up, and removes them: where space was too scarce to finish
 // them, they would keep what is left of it. A drive that hangs keeps its own.
-func (w *checkpointWriter) abandon() error {
+func (w *blockWriter) abandon() error {
 	var errs []error
 	for _, file := range w.open {
 		errs = append(errs, file.Close())
@@ -173,7 +171,7 @@ func (w *checkpointWriter) abandon() error {
 		if errors.Is(w.failed[d.id], errSlow) {
 			continue
 		}
-		if err := d.fs.Remove(d.checkpointTemporary()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := d.fs.Remove(d.temporaryPath(w.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}

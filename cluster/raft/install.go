@@ -1,0 +1,364 @@
+package raft
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/kv"
+)
+
+// ErrSnapshot says that a stream is not a whole snapshot for the replica here.
+var ErrSnapshot = errors.New("not a snapshot for this replica")
+
+// installation is a snapshot that is whole on the mirrors, on its way into a replica.
+type installation struct {
+	head   snapshotHead
+	number uint64 // of its file
+	spans  []kv.Span
+	logged bool
+	once   sync.Once
+	done   chan error // gets nil when the log has it, or why it will not; room for one
+}
+
+// end tells whoever installs how the log took it. Only the first word counts.
+func (i *installation) end(err error) { i.once.Do(func() { i.done <- err }) }
+
+// record is what makes the snapshot the beginning of the group's log.
+func (i *installation) record(group GroupID) record {
+	payload := binary.LittleEndian.AppendUint64(nil, i.number)
+	payload = i.head.members.append(append(payload, i.head.at.hash[:]...))
+	return record{kind: kindInstalled, group: group, index: i.head.at.index, term: i.head.at.term, payload: payload}
+}
+
+func decodeInstalled(r record) (at applied, m members, number uint64, err error) {
+	const fixed = 8 + len(at.hash)
+	if len(r.payload) < fixed {
+		return at, m, 0, fmt.Errorf("record of a snapshot of %d bytes", len(r.payload))
+	}
+	at = applied{index: r.index, term: r.term, hash: digest(r.payload[8:fixed])}
+	m, rest, err := decodeMembers(r.payload[fixed:])
+	if err == nil && len(rest) > 0 {
+		err = fmt.Errorf("record of a snapshot has %d bytes too many", len(rest))
+	}
+	return at, m, binary.LittleEndian.Uint64(r.payload), err
+}
+
+// errStale says that the replica has what the snapshot holds.
+var errStale = errors.New("the snapshot is older than what is here")
+
+// Install takes the state of a group from a stream that a leader's SnapshotTransport sent. It returns nil when the
+// replica has the state, of the stream or a later one. An error wraps ErrNoReplica when the replica is not here,
+// ErrSnapshot when the stream is not whole or not for it; the replica is as it was then, or its host has stopped.
+func (h *Host) Install(ctx context.Context, group GroupID, stream io.Reader) error {
+	if err := h.installs.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer h.installs.Release(1)
+	c := h.core.Load()
+	if c == nil {
+		return ErrStopped
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.life, cancel)()
+	err := c.install(ctx, group, stream)
+	if errors.Is(err, errStale) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("install a snapshot of group %d: %w", group, err)
+	}
+	return nil
+}
+
+func (c *core) install(ctx context.Context, group GroupID, stream io.Reader) error {
+	first, err := readBlock(stream, blockAt{cluster: c.host.config.Cluster}, digest{})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrSnapshot, err)
+	}
+	head, err := decodeSnapshotHead(first.magic, first.payload)
+	if err != nil || head.group != group {
+		return errors.Join(ErrSnapshot, err)
+	}
+	if err := c.ask(ctx, func() error { return c.expects(head) }); err != nil {
+		return err
+	}
+	inst := &installation{head: head, number: c.lastSnapshot.Add(1), done: make(chan error, 1)}
+	name := snapshotFile(inst.number)
+	if err := c.store(ctx, name, first, stream); err != nil {
+		return errors.Join(err, c.log.removeBlocks(name))
+	}
+	if err := c.changing.Acquire(ctx, 1); err != nil {
+		return errors.Join(err, c.log.removeBlocks(name))
+	}
+	defer c.changing.Release(1)
+	logged, err := c.enter(ctx, inst)
+	if !logged {
+		return errors.Join(err, c.log.removeBlocks(name))
+	}
+	if err != nil {
+		return err // the next start knows
+	}
+	return c.fill(inst)
+}
+
+// expects tells whether a replica has use for a snapshot. The worker calls it.
+func (c *core) expects(head snapshotHead) error {
+	r := c.find(head.group)
+	switch {
+	case r == nil || r.replica != head.to:
+		return fmt.Errorf("replica %d: %w", head.to, ErrNoReplica)
+	case r.install != nil:
+		return fmt.Errorf("%w: another is on its way", ErrSnapshot)
+	case head.at.index <= r.point.index || head.term < r.hard.term:
+		return errStale
+	}
+	return nil
+}
+
+// store writes a stream into a file on every mirror, those included that became one meanwhile.
+func (c *core) store(ctx context.Context, name blockFile, first block, stream io.Reader) error {
+	c.log.mu.Lock()
+	members := c.log.drivesOf(c.log.set.members)
+	c.log.mu.Unlock()
+	w := c.log.newBlocks(members, name, true)
+	err := w.add(ctx, first.magic, first.payload, false)
+	prev := first.digest
+	for index := uint64(1); err == nil; index++ {
+		var b block
+		if b, err = readBlock(stream, blockAt{cluster: c.host.config.Cluster, index: index}, prev); err != nil {
+			err = fmt.Errorf("%w: %w", ErrSnapshot, err)
+			break
+		}
+		if err = checkPairs(b.payload); err != nil {
+			err = fmt.Errorf("%w: %w", ErrSnapshot, err)
+			break
+		}
+		if err = w.add(ctx, blockMagic, b.payload, b.last); b.last {
+			break
+		}
+		prev = b.digest
+	}
+	if err != nil {
+		return errors.Join(err, w.abandon())
+	}
+	drives := map[cluster.DriveID]*drive{}
+	for _, d := range members {
+		drives[d.id] = d
+	}
+	if err := w.finish(drives); err != nil {
+		return err
+	}
+	if len(w.failed) > 0 {
+		c.log.lose(w.failed)
+	}
+	return nil
+}
+
+// enter has the worker write a snapshot into the log. logged tells that the log may have it.
+func (c *core) enter(ctx context.Context, inst *installation) (logged bool, err error) {
+	c.log.joining.RLock() // no mirror is made without the file from now on
+	defer c.log.joining.RUnlock()
+	if err := c.spread(ctx, snapshotFile(inst.number)); err != nil {
+		return false, err
+	}
+	err = c.ask(ctx, func() error {
+		if err := c.expects(inst.head); err != nil {
+			return err
+		}
+		r := c.find(inst.head.group)
+		inst.spans = r.machine.Spans()
+		r.install = inst
+		c.touch(r)
+		if err := r.node.Step(inst.head.message()); err != nil {
+			r.install = nil
+			return err
+		}
+		return nil
+	})
+	if errors.Is(err, ErrStopped) {
+		return true, err // it may have been asked
+	}
+	if err != nil {
+		return false, err
+	}
+	select {
+	case err := <-inst.done:
+		return err == nil, err
+	case <-c.ended:
+		return true, ErrStopped
+	}
+}
+
+// spread copies a file of blocks to the mirrors that lack it.
+func (c *core) spread(ctx context.Context, name blockFile) error {
+	c.log.mu.Lock()
+	members := c.log.drivesOf(c.log.set.members)
+	c.log.mu.Unlock()
+	for _, d := range members {
+		_, err := d.fs.Stat(d.blockPath(name))
+		if errors.Is(err, fs.ErrNotExist) {
+			err = c.log.copyBlocks(ctx, name, members, d)
+		}
+		if err != nil {
+			return fmt.Errorf("drive %s: %w", d, err)
+		}
+	}
+	return nil
+}
+
+// ignored ends installations whose snapshot Raft had no use for. The worker calls it after Ready.
+func (r *replica) ignored(taken bool) {
+	if r.install != nil && !r.install.logged && !taken {
+		r.install.end(errStale)
+		r.install = nil
+	}
+}
+
+// installed notes that the log begins behind a snapshot now, in frames from seq on. The worker calls it.
+func (c *core) installed(r *replica, seq uint64) {
+	at := r.install.head.at
+	r.store.reset(at)
+	r.setMembers(r.install.head.members)
+	r.durable, r.begun, r.unapplied = at.index, seq, nil
+	r.filling, r.handed = true, at.index
+	c.noteSnapshot(r.install.number, seq)
+	c.log.setWant(c.wantMirrors())
+	r.install.logged = true
+	r.install.end(nil)
+}
+
+// fill replaces the state by the snapshot that the log has, beside the worker, and then has the worker go on with what
+// was committed meanwhile. When it cannot, the host starts again from the log.
+func (c *core) fill(inst *installation) error {
+	name, head := snapshotFile(inst.number), inst.head
+	c.log.mu.Lock()
+	drives := c.log.drivesOf(c.log.set.members)
+	c.log.mu.Unlock()
+	err := c.fillState(head.group, inst.spans, head.at, head.members, head.to, func(visit func(index uint64, b block) error) error {
+		_, err := c.log.readBlocks(drives, name, false, visit)
+		return err
+	})
+	asked := c.ask(context.Background(), func() error {
+		if err != nil {
+			c.fatal = fmt.Errorf("%w: %w", errStateBroken, err)
+			return err
+		}
+		return c.filled(inst)
+	})
+	return asked
+}
+
+// filled goes on with a replica whose state is there now.
+func (c *core) filled(inst *installation) error {
+	r := c.find(inst.head.group)
+	if r == nil || r.install != inst {
+		return ErrReplicaRemoved
+	}
+	r.point, r.install, r.filling = inst.head.at, nil, false
+	r.machine.Restored()
+	c.touch(r)
+	c.host.config.Log.Info("snapshot installed", "group", uint64(r.id), "index", r.point.index)
+	if r.handed <= r.point.index {
+		return nil
+	}
+	var entries []*raftpb.Entry
+	entries, c.fatal = r.store.Entries(r.point.index+1, r.handed+1, 1<<62)
+	if c.fatal == nil {
+		c.fatal = c.apply(r, entries, r.handed)
+	}
+	return c.fatal
+}
+
+// noteSnapshot notes that a record in a frame names a file.
+func (c *core) noteSnapshot(number, seq uint64) {
+	c.snapshotsMu.Lock()
+	defer c.snapshotsMu.Unlock()
+	c.snapshots[number] = seq
+}
+
+// snapshotNumbers are the files that records of the log name, in frames up to seq.
+func (c *core) snapshotNumbers(seq uint64) (list []uint64) {
+	c.snapshotsMu.Lock()
+	defer c.snapshotsMu.Unlock()
+	for number, at := range c.snapshots {
+		if at <= seq {
+			list = append(list, number)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// dropSnapshots removes the files whose records a checkpoint covers: nothing that is restored begins before them.
+func (c *core) dropSnapshots(seq uint64) {
+	for _, number := range c.snapshotNumbers(seq) {
+		if err := c.log.removeBlocks(snapshotFile(number)); err != nil {
+			c.host.config.Log.Warn("snapshot not removed", "number", number, "err", err)
+			continue // it is tried again
+		}
+		c.snapshotsMu.Lock()
+		delete(c.snapshots, number)
+		c.snapshotsMu.Unlock()
+	}
+}
+
+// removeBlocks removes a file of blocks, finished or not, from every mirror. That need not be durable: no record names
+// it.
+func (l *mirroredLog) removeBlocks(name blockFile) error {
+	l.mu.Lock()
+	members := l.set.members
+	drives := map[cluster.DriveID]*drive{}
+	for _, id := range members {
+		drives[id] = l.drives[id]
+	}
+	l.mu.Unlock()
+	_, failed := l.fanOut(members, func(id cluster.DriveID) error {
+		d := drives[id]
+		for _, path := range []string{d.blockPath(name), d.temporaryPath(name)} {
+			if err := d.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		return nil
+	})
+	return errors.Join(values(failed)...)
+}
+
+// sweepSnapshots removes the snapshots that no record of the log names: what crashes left before they counted. It
+// returns the highest number that was there.
+func (l *mirroredLog) sweepSnapshots(members []cluster.DriveID, named map[uint64]uint64) (last uint64) {
+	for number := range named {
+		last = max(last, number)
+	}
+	for _, d := range l.drivesOf(members) {
+		entries, err := d.fs.ReadDir(d.dir + snapshotDir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			l.log.Warn("snapshots cannot be listed", "drive", d.String(), "err", err)
+		}
+		for _, e := range entries {
+			var number uint64
+			digits, suffix, _ := strings.Cut(e.Name(), ".")
+			if _, err := fmt.Sscanf(digits, "%x", &number); err == nil {
+				last = max(last, number)
+			}
+			if _, counts := named[number]; counts && "."+suffix == snapshotSuffix {
+				continue
+			}
+			if err := d.fs.Remove(d.dir + snapshotDir + "/" + e.Name()); err != nil {
+				l.log.Warn("snapshot not removed", "drive", d.String(), "name", e.Name(), "err", err)
+			}
+		}
+	}
+	return last
+}
