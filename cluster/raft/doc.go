@@ -38,7 +38,34 @@
 //	                                                                                  acknowledged, or were copied whole: it counts
 //	while a hurt copy is rewritten                 a .tmp file                        it is rewritten again
 //
+// Replicas of groups of several peers come and go. Their lives are records of the log too, and the state follows:
+//
+//	crash                                          found                              done
+//	---------------------------------------------  ---------------------------------  -------------------------------------
+//	after a replica's creation is in the log       no rows of it in the state         it begins in the state
+//	  ... and rows of an earlier replica there     rows with another stamp            they are cleared, it begins
+//	after its removal is in the log                its rows, or some of them          they are cleared; the applied row last
+//	while a snapshot comes in                      a .tmp file                        removed: the old state counts
+//	before all mirrors gave it its name            it is whole on some                removed: no record names it
+//	after its record is on some mirrors            the frame is whole on some         kept, written to the others: the new
+//	                                                                                  state counts, and is filled from the file
+//	while the state is filled from it              no applied row of the group        filled again from the file
+//	after the state was filled                     the applied row of the snapshot    nothing: what follows is replayed
+//	while a checkpoint takes its place             files that no restore needs        kept until the second checkpoint
+//
+// A snapshot replaces state and log of a group in one record. So a replica has the old state or the new one, and
+// acknowledges the snapshot to its leader only when the record is on all mirrors. While the state is filled, the other
+// groups work on; what the group commits meanwhile is in its log and is applied afterwards.
+//
+// What goes from peer to peer:
+//
+//	leader ── batches: one per peer and round, the heartbeats of all groups in it ──► Host.Receive ──► inbox ──► worker
+//	leader ── a stream of blocks, paced ──► Host.Install ──► file on every mirror ──► record in the log ──► state
+//
+// A leader says what it appends while its own log writes it, and counts itself when that is durable. Everybody else
+// speaks after its log has what it speaks of.
+//
 // What damage leaves is in recover.go and view.go, why a mirror set can be trusted at mirrorSet, the bytes in FORMAT.md.
 //
-// Lock order: core.checkpointing, mirroredLog.mu, drive.vote, drive.files, drive.io, Host.mu.
+// Lock order: core.changing, mirroredLog.joining, core.checkpointing, mirroredLog.mu, drive.vote, drive.files, drive.io, Host.mu.
 package raft
