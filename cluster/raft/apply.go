@@ -74,6 +74,7 @@ func (c *core) applySome(r *replica, entries []*raftpb.Entry, upTo uint64) (int,
 		return 0, fmt.Errorf("%w: %w", errStateBroken, err)
 	}
 	r.point = a.point
+	c.catchUp(r)
 	if term := r.point.term; r.alone && r.leader && term == r.term && term != r.lease.Load() {
 		r.lease.Store(term)
 		c.host.changed()
@@ -85,6 +86,14 @@ func (c *core) applySome(r *replica, entries []*raftpb.Entry, upTo uint64) (int,
 		answer.to.finish(proposalResult{value: answer.result})
 	}
 	return n, nil
+}
+
+// catchUp lets readers in when a state that was rebuilt has what they may have seen.
+func (c *core) catchUp(r *replica) {
+	if r.point.index >= r.must && !r.caughtUp.Load() {
+		r.caughtUp.Store(true)
+		c.host.changed()
+	}
 }
 
 // unanswer leaves the proposers of a batch that is not written waiting: they are answered when it is applied again.

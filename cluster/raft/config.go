@@ -118,6 +118,8 @@ type Config struct {
 
 	// closeCheckpointMin is the constant of that name, unless a test sets it.
 	closeCheckpointMin int64
+	// kept is how many bytes of applied entries a group keeps for followers, if a test sets it.
+	kept int
 }
 
 // Defaults of Config.

@@ -60,7 +60,7 @@ type core struct {
 	checkpointing sync.Mutex
 }
 
-// replica is one group here. The worker owns it, except for lease and hint.
+// replica is one group here. The worker owns it, except for lease, hint and caughtUp.
 type replica struct {
 	id      GroupID
 	replica uint64
@@ -95,6 +95,9 @@ type replica struct {
 	campaign  int    // ticks until this replica stands for election because its leader is unreachable; 0 for never
 	// holds are entries that stay in memory for replicas that get a snapshot: the index of it by replica.
 	holds map[uint64]uint64
+	// caughtUp tells that everything is applied that readers may have seen before, which is up to must.
+	caughtUp atomic.Bool
+	must     uint64
 	// hint is who leads, as far as this replica knows.
 	hint atomic.Pointer[Leader]
 	// lease is the term in which this replica, alone in its group, leads and has applied an entry of its own; else 0.

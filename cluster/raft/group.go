@@ -88,13 +88,13 @@ func (g group) Barrier(ctx context.Context) (uint64, error) {
 }
 
 // State implements Group.
-func (g group) State() kv.Reader { return stateReader{g.host} }
+func (g group) State() kv.Reader { return stateReader{g.host, g.id} }
 
 // Snapshot implements Group.
 func (g group) Snapshot() (Snapshot, error) {
 	deadline := time.Now().Add(readPatience)
 	for {
-		db, err := g.host.state(deadline)
+		db, err := g.host.state(g.id, deadline)
 		if err != nil {
 			return nil, err
 		}
@@ -109,12 +109,15 @@ func (g group) Snapshot() (Snapshot, error) {
 }
 
 // stateReader reads whatever DB holds the state now. While a broken one is rebuilt, reads wait for a few seconds.
-type stateReader struct{ host *Host }
+type stateReader struct {
+	host  *Host
+	group GroupID
+}
 
 func (s stateReader) Get(key []byte) ([]byte, error) {
 	deadline := time.Now().Add(readPatience)
 	for {
-		db, err := s.host.state(deadline)
+		db, err := s.host.state(s.group, deadline)
 		if err != nil {
 			return nil, err
 		}
@@ -130,7 +133,7 @@ func (s stateReader) Get(key []byte) ([]byte, error) {
 
 // Iterate begins on the DB of this moment. If that breaks meanwhile, the iterator ends with an error.
 func (s stateReader) Iterate(span kv.Span) kv.Iterator {
-	db, err := s.host.state(time.Now().Add(readPatience))
+	db, err := s.host.state(s.group, time.Now().Add(readPatience))
 	if err != nil {
 		return failedIterator{err}
 	}

@@ -43,6 +43,7 @@ type Host struct {
 	closing  bool                       // Close was called
 	closed   bool                       // nothing is taken any more
 	known    map[GroupID]bool           // the groups of this peer
+	reached  map[GroupID]uint64         // what was applied when the last core ended: readers may have seen it
 	serving  bool                       // proposals may go to the worker
 	mirrors  map[cluster.DriveID]Mirror // the drives that are here
 	left     []*drive                   // of logs that were given up: operations hang on them
@@ -214,12 +215,15 @@ func (h *Host) Close() error {
 	return errors.Join(h.closeErr, h.lock.Close())
 }
 
-// state is the DB to read from. While the state is rebuilt it waits, a few seconds at most.
-func (h *Host) state(deadline time.Time) (*kv.DB, error) {
+// state is the DB to read a group from. While the state is rebuilt, until it has what it had before, it waits, a few
+// seconds at most.
+func (h *Host) state(group GroupID, deadline time.Time) (*kv.DB, error) {
 	for {
 		changed := h.watch()
 		if c := h.core.Load(); c != nil && c.ready() && c.db.Broken() == nil {
-			return c.db, nil
+			if r := c.find(group); r == nil || r.caughtUp.Load() {
+				return c.db, nil
+			}
 		}
 		select {
 		case <-changed:

@@ -266,6 +266,7 @@ func (c *core) filled(inst *installation) error {
 		return ErrReplicaRemoved
 	}
 	r.point, r.install, r.filling = inst.head.at, nil, false
+	c.catchUp(r)
 	r.machine.Restored()
 	c.touch(r)
 	c.host.config.Log.Info("snapshot installed", "group", uint64(r.id), "index", r.point.index)

@@ -9,6 +9,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/vfs"
 )
 
@@ -253,3 +256,45 @@ func TestManyBarriersAreOneQuestion(t *testing.T) {
 		closeHost(t, h)
 	}
 }
+
+// TestAVoteOutlivesAPowerLoss asks a voter twice in one term, and cuts its power between.
+func TestAVoteOutlivesAPowerLoss(t *testing.T) {
+	f := vfs.NewMemory(1)
+	b := newBench(t, f, 4)
+	answers := make(answerBox, 16)
+	b.config.Replica, b.config.Voters = 1, []uint64{1, 2, 3}
+	b.config.Transport, b.config.PeerOf, b.config.Tick = answers, peerOf, time.Hour
+	h, err := Bootstrap(testContext(t), b.config, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(candidate uint64) (granted bool) {
+		t.Helper()
+		batch := newBatch(b.config.Cluster)
+		vote := &raftpb.Message{Type: raftpb.MsgVote.Enum(), From: &candidate, To: ptr(1), Term: ptr(9), Index: ptr(50), LogTerm: ptr(8)}
+		if err := errors.Join(batch.add(GroupMessage{1, vote}), h.Receive(batch.take())); err != nil {
+			t.Fatal(err)
+		}
+		list, err := decodeBatch(<-answers, b.config.Cluster)
+		if err != nil || len(list) != 1 || list[0].Message.GetType() != raftpb.MsgVoteResp || list[0].Message.GetTo() != candidate {
+			t.Fatalf("answer %v, %v", list, err)
+		}
+		return !list[0].Message.GetReject()
+	}
+	if !ask(2) {
+		t.Fatal("the first candidate got no vote")
+	}
+	b, h = restart(t, b, h, f.Crash)
+	if ask(3) {
+		t.Error("a second candidate of the term got a vote")
+	}
+	if !ask(2) {
+		t.Error("the first candidate does not get its vote again")
+	}
+	closeHost(t, h)
+}
+
+// answerBox is a Transport into a channel.
+type answerBox chan []byte
+
+func (b answerBox) Send(_ cluster.PeerID, batch []byte) { b <- batch }

@@ -476,6 +476,8 @@ func (c *core) newReplica(g *groupLog, machine Machine, point applied, m members
 		return nil, fmt.Errorf("group %d: %w", g.id, err)
 	}
 	r.hint.Store(&Leader{Term: g.hard.term})
+	r.must = c.host.reachedBefore(g.id)
+	r.caughtUp.Store(r.point.index >= r.must)
 	r.machine.Restored()
 	if r.alone {
 		if err := r.node.Campaign(); err != nil {

@@ -162,6 +162,9 @@ func (c *core) keepFor(r *replica) int {
 	if r.alone && len(r.members.learners) == 0 {
 		return 0
 	}
+	if kept := c.host.config.kept; kept != 0 {
+		return kept
+	}
 	return min(keptForFollowers, max(keptAtLeast, keptForAll/len(c.order)))
 }
 

@@ -386,4 +386,6 @@ func TestAStreamIsTheStateAtItsPoint(t *testing.T) {
 	}
 }
 
-func inSpan(key string, span kv.Span) bool { return key >= string(span.Start) && key < string(span.End) }
+func inSpan(key string, span kv.Span) bool {
+	return key >= string(span.Start) && key < string(span.End)
+}

@@ -31,6 +31,7 @@ func (h *Host) supervise(ctx context.Context, c *core, opened chan<- error) {
 			h.fail(err)
 		}
 		h.core.Store(nil)
+		h.noteReached(c)
 		closeErr := c.close()
 		if closing {
 			h.mu.Lock()
@@ -87,6 +88,23 @@ func (h *Host) serve(ctx context.Context, c *core, opened chan<- error) error {
 		c.closeCheckpoint()
 	}
 	return result
+}
+
+// noteReached notes how far the groups of a core that ended were applied.
+func (h *Host) noteReached(c *core) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.reached = map[GroupID]uint64{}
+	for _, r := range c.order {
+		h.reached[r.id] = max(r.point.index, r.must)
+	}
+}
+
+// reachedBefore is what readers may have seen of a group.
+func (h *Host) reachedBefore(group GroupID) uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.reached[group]
 }
 
 // resume proposes again what was on its way to Raft when the last core ended and is not in the log: all that is in the
