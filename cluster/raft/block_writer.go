@@ -162,11 +162,7 @@ func (w *blockWriter) finish(drives map[cluster.DriveID]*drive) error {
 // abandon closes the files that are given up, and removes them: where space was too scarce to finish
 // them, they would keep what is left of it. A drive that hangs keeps its own.
 func (w *blockWriter) abandon() error {
-	var errs []error
-	for _, file := range w.open {
-		errs = append(errs, file.Close())
-	}
-	w.open = nil
+	errs := []error{w.close()}
 	for _, d := range w.drives {
 		if errors.Is(w.failed[d.id], errSlow) {
 			continue
@@ -175,5 +171,15 @@ func (w *blockWriter) abandon() error {
 			errs = append(errs, err)
 		}
 	}
+	return errors.Join(errs...)
+}
+
+// close closes the files that are open.
+func (w *blockWriter) close() error {
+	var errs []error
+	for _, file := range w.open {
+		errs = append(errs, file.Close())
+	}
+	w.open = nil
 	return errors.Join(errs...)
 }

@@ -79,7 +79,8 @@ type Config struct {
 	// Mirrors are all drives of this peer that are here, not only those that hold the log.
 	Mirrors []Mirror
 	Cluster cluster.ClusterID
-	// Machines makes the state machine of a group. The host calls it once for each group whenever it opens its state.
+	// Machines makes the state machine of a group. The host calls it whenever it makes a replica, and to
+	// find out which keys a removed one had.
 	Machines func(GroupID) Machine
 	// Log hears what an operator should know. Nil means silence.
 	Log *slog.Logger

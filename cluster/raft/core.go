@@ -34,6 +34,7 @@ type core struct {
 	orders       chan order
 	ended        chan struct{}   // closed when the worker has ended
 	life         context.Context // ends then too
+	writing      sync.RWMutex    // shared by whoever writes files for the next core to find
 	// served is set once all groups without other voters lead and have applied what was acknowledged.
 	served atomic.Bool
 	// batch and rows are those of the application under way; they are kept for their memory. The worker owns them.

@@ -95,21 +95,30 @@ func (c *core) install(ctx context.Context, group GroupID, stream io.Reader) err
 	}
 	inst := &installation{head: head, number: c.lastSnapshot.Add(1), done: make(chan error, 1)}
 	name := snapshotFile(inst.number)
-	if err := c.store(ctx, name, first, stream); err != nil {
-		return errors.Join(err, c.log.removeBlocks(name))
+	logged := false
+	if err = c.store(ctx, name, first, stream); err == nil {
+		if err = c.changing.Acquire(ctx, 1); err == nil {
+			defer c.changing.Release(1)
+			logged, err = c.enter(ctx, inst)
+		}
 	}
-	if err := c.changing.Acquire(ctx, 1); err != nil {
-		return errors.Join(err, c.log.removeBlocks(name))
+	if logged && err == nil {
+		return c.fill(inst)
 	}
-	defer c.changing.Release(1)
-	logged, err := c.enter(ctx, inst)
 	if !logged {
-		return errors.Join(err, c.log.removeBlocks(name))
+		err = errors.Join(err, c.write(func() error { return c.log.removeBlocks(name) }))
 	}
-	if err != nil {
-		return err // the next start knows
+	return err // when nobody can tell, the next start can
+}
+
+// write does something with files that the next core looks for when it opens: it must not happen after that.
+func (c *core) write(do func() error) error {
+	c.writing.RLock()
+	defer c.writing.RUnlock()
+	if c.life.Err() != nil {
+		return nil // the next core sweeps up
 	}
-	return c.fill(inst)
+	return do()
 }
 
 // expects tells whether a replica has use for a snapshot. The worker calls it.
@@ -131,8 +140,14 @@ func (c *core) store(ctx context.Context, name blockFile, first block, stream io
 	c.log.mu.Lock()
 	members := c.log.drivesOf(c.log.set.members)
 	c.log.mu.Unlock()
-	w := c.log.newBlocks(members, name, true)
-	err := w.add(ctx, first.magic, first.payload, false)
+	var w *blockWriter
+	err := c.write(func() error {
+		w = c.log.newBlocks(members, name, true)
+		return w.add(ctx, first.magic, first.payload, false)
+	})
+	if w == nil {
+		return errors.Join(ErrStopped, err)
+	}
 	prev := first.digest
 	for index := uint64(1); err == nil; index++ {
 		var b block
@@ -144,20 +159,26 @@ func (c *core) store(ctx context.Context, name blockFile, first block, stream io
 			err = fmt.Errorf("%w: %w", ErrSnapshot, err)
 			break
 		}
-		if err = w.add(ctx, blockMagic, b.payload, b.last); b.last {
+		if err = c.write(func() error { return w.add(ctx, blockMagic, b.payload, b.last) }); b.last {
 			break
 		}
 		prev = b.digest
 	}
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err != nil {
-		return errors.Join(err, w.abandon())
+		return errors.Join(err, c.write(w.abandon), w.close())
 	}
 	drives := map[cluster.DriveID]*drive{}
 	for _, d := range members {
 		drives[d.id] = d
 	}
-	if err := w.finish(drives); err != nil {
+	if err := c.write(func() error { return w.finish(drives) }); err != nil {
 		return err
+	}
+	if w.open != nil { // the core has ended
+		return errors.Join(ErrStopped, w.close())
 	}
 	if len(w.failed) > 0 {
 		c.log.lose(w.failed)
@@ -169,7 +190,7 @@ func (c *core) store(ctx context.Context, name blockFile, first block, stream io
 func (c *core) enter(ctx context.Context, inst *installation) (logged bool, err error) {
 	c.log.joining.RLock() // no mirror is made without the file from now on
 	defer c.log.joining.RUnlock()
-	if err := c.spread(ctx, snapshotFile(inst.number)); err != nil {
+	if err := c.write(func() error { return c.spread(ctx, snapshotFile(inst.number)) }); err != nil {
 		return false, err
 	}
 	err = c.ask(ctx, func() error {
@@ -232,6 +253,9 @@ func (c *core) installed(r *replica, seq uint64) {
 	r.setMembers(r.install.head.members)
 	r.durable, r.begun, r.unapplied = at.index, seq, nil
 	r.filling, r.handed = true, at.index
+	// Readers wait for the new state, instead of seeing it come.
+	r.must = max(r.must, at.index)
+	r.caughtUp.Store(false)
 	c.noteSnapshot(r.install.number, seq)
 	c.log.setWant(c.wantMirrors())
 	r.install.logged = true

@@ -37,8 +37,8 @@ func (e *NotLeaderError) Error() string {
 	return text
 }
 
-// Unwrap lets errors.Is find ErrNotLeader.
-func (e *NotLeaderError) Unwrap() error { return ErrNotLeader }
+// Unwrap lets errors.Is find ErrNotLeader and the cause.
+func (e *NotLeaderError) Unwrap() []error { return []error{ErrNotLeader, e.Cause} }
 
 func (r *replica) notLeader(cause error) error {
 	return &NotLeaderError{Group: r.id, Leader: *r.hint.Load(), Cause: cause}

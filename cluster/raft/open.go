@@ -453,7 +453,7 @@ func (c *core) begin(groups []*groupLog) error {
 // newReplica makes the replica of a group whose state is settled.
 func (c *core) newReplica(g *groupLog, machine Machine, point applied, m members) (*replica, error) {
 	retain := 0
-	if !m.only(g.replica) {
+	if !m.only(g.replica) || len(m.learners) > 0 {
 		retain = retainedAtOpen
 	}
 	g.shed(point.index, retain)

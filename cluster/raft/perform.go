@@ -174,7 +174,7 @@ func (c *core) propose(proposals []*proposal) {
 		r := c.find(p.group)
 		switch {
 		case r == nil:
-			p.finish(proposalResult{err: &NotLeaderError{Group: p.group}})
+			p.finish(proposalResult{err: &NotLeaderError{Group: p.group, Cause: ErrNoReplica}})
 			proposals[i] = nil
 		case p.read:
 			c.read(r, p)
@@ -222,6 +222,12 @@ func (c *core) step(m GroupMessage) {
 	r := c.find(m.Group)
 	if r == nil || m.Message.GetTo() != r.replica {
 		return // the replica is not here (any more), and nothing but Create makes one; its leader learns from silence
+	}
+	if m.Message.GetType() == raftpb.MsgHeartbeat && m.Message.GetCommit() > r.durable {
+		// The leader knows that this replica had more. Raft panics at this; the replica must be replaced by another.
+		c.host.config.Log.Error("replica has lost a part of its log", "group", uint64(r.id), "replica", r.replica,
+			"last", r.durable, "acknowledged", m.Message.GetCommit())
+		return
 	}
 	c.touch(r)
 	if err := r.node.Step(m.Message); err != nil {

@@ -204,7 +204,7 @@ func TestADamagedSnapshotChangesNothing(t *testing.T) {
 // snapshot replaces an older state, and twice in a row: while the next start makes good for the first.
 func TestPowerLossDuringAnInstallLeavesTheOldStateOrTheNew(t *testing.T) {
 	t.Parallel()
-	before, after := commands(3, 10), commands(30, 100)
+	before, after := commands(3, 10), commands(60, 1000)
 	older, newer := sentSnapshot(t, before), sentSnapshot(t, after)
 	step := 1
 	if testing.Short() {
@@ -214,6 +214,7 @@ func TestPowerLossDuringAnInstallLeavesTheOldStateOrTheNew(t *testing.T) {
 	for n := 0; ; n += step {
 		f := vfs.NewMemory(uint64(n))
 		b := newNetwork().join(newBench(t, f, 3), 2)
+		b.config.WriteBuffer = 16 << 10
 		b.config.Tick = time.Hour // no message counts here, and no election
 		h, err := Bootstrap(testContext(t), b.config)
 		if err != nil {

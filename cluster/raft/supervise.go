@@ -84,6 +84,8 @@ func (h *Host) serve(ctx context.Context, c *core, opened chan<- error) error {
 	<-ended
 	stopKeeper()
 	keeper.Wait()
+	c.writing.Lock() // nobody writes files any more, since life has ended
+	defer c.writing.Unlock()
 	if errors.Is(result, errEnd) {
 		c.closeCheckpoint()
 	}
