@@ -137,16 +137,6 @@ func (h *checkpointHead) decodeMore(data []byte) (err error) {
 	return nil
 }
 
-// group finds a group's point.
-func (h checkpointHead) group(id GroupID) (groupPoint, bool) {
-	for _, g := range h.groups {
-		if g.group == id {
-			return g, true
-		}
-	}
-	return groupPoint{}, false
-}
-
 // errEnough ends a reading after the head.
 var errEnough = errors.New("enough was read")
 

@@ -1,15 +1,23 @@
 package raft
 
 import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"encoding/hex"
+	"errors"
 	"flag"
+	"fmt"
+	"io"
 	"os"
+	"path"
 	"strings"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/vfs"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -87,4 +95,71 @@ func goldenBatch(t *testing.T, id cluster.ClusterID) []byte {
 		}
 	}
 	return b.take()
+}
+
+// TestALogOfTheFirstFormOpens opens a peer's files as they were written before replicas came and went at run time: a
+// drive with two segments and a checkpoint, and the state.
+func TestALogOfTheFirstFormOpens(t *testing.T) {
+	for _, without := range []string{"nothing", "/main/raft/state", "/main/raft/state/MANIFEST-000000", driveDir(0) + checkpointDir} {
+		t.Run("without "+without, func(t *testing.T) {
+			f := vfs.NewMemory(1)
+			unpack(t, f, "testdata/log1.tar.gz")
+			if without != "nothing" {
+				if err := f.RemoveAll(without); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b := newBench(t, f, 1)
+			var want, other []string
+			for i := range 30 {
+				want, other = append(want, fmt.Sprint("golden ", i)), append(other, fmt.Sprint("other ", i))
+			}
+			for range 2 { // as it was, and after it went on
+				h := b.open(t)
+				wantItems(t, h, 1, want)
+				wantItems(t, h, 2, other)
+				want = append(want, "more")
+				propose(t, h, 1, "more")
+				if err := h.Create(testContext(t), 7, 3, 3); err != nil {
+					t.Fatal(err)
+				}
+				if err := h.Checkpoint(testContext(t)); err != nil {
+					t.Fatal(err)
+				}
+				closeHost(t, h)
+			}
+		})
+	}
+}
+
+// unpack writes the files of an archive.
+func unpack(t *testing.T, f vfs.FS, archive string) {
+	t.Helper()
+	packed, err := os.ReadFile(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for r := tar.NewReader(z); ; {
+		head, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(r)
+		if err == nil {
+			err = vfs.MkdirAll(f, path.Dir(head.Name), 0o700)
+		}
+		if err == nil {
+			err = vfs.WriteFile(f, head.Name, data, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }

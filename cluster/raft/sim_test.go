@@ -2,9 +2,7 @@ package raft
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -18,111 +16,6 @@ import (
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/vfs"
 )
-
-// dice is a random source for many goroutines.
-type dice struct {
-	mu     sync.Mutex
-	random *rand.Rand
-}
-
-func (d *dice) n(n int) int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.random.IntN(n)
-}
-
-func (d *dice) upTo(t time.Duration) time.Duration { return time.Duration(d.n(int(t) + 1)) }
-
-// simNet is a network that drops, delays, doubles and reorders, and that can be cut in one direction.
-type simNet struct {
-	dice *dice
-	loss int // of 1000 batches, lost or doubled
-	late time.Duration
-
-	mu        sync.Mutex
-	hosts     map[cluster.PeerID]*Host
-	cut       map[[2]cluster.PeerID]bool
-	dropped   int
-	snapshots int
-}
-
-func (n *simNet) to(from, to cluster.PeerID) *Host {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.cut[[2]cluster.PeerID{from, to}] {
-		return nil
-	}
-	return n.hosts[to]
-}
-
-func (n *simNet) setCut(from, to cluster.PeerID, cut bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.cut[[2]cluster.PeerID{from, to}] = cut
-}
-
-func (n *simNet) heal() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	clear(n.cut)
-}
-
-type simPort struct {
-	net  *simNet
-	from cluster.PeerID
-}
-
-func (p simPort) Send(to cluster.PeerID, batch []byte) {
-	copies := 1
-	if p.net.dice.n(1000) < p.net.loss {
-		copies = 2 * p.net.dice.n(2) // none, or twice
-	}
-	if copies == 0 {
-		p.net.mu.Lock()
-		p.net.dropped++
-		p.net.mu.Unlock()
-	}
-	for range copies {
-		time.AfterFunc(p.net.dice.upTo(p.net.late), func() {
-			if h := p.net.to(p.from, to); h != nil {
-				if err := h.Receive(slices.Clone(batch)); err != nil {
-					panic(err)
-				}
-			}
-		})
-	}
-}
-
-type simSnapshots simPort
-
-func (s simSnapshots) Send(ctx context.Context, to PeerReplica, stream io.Reader) error {
-	h := s.net.to(s.from, to.Peer)
-	if h == nil {
-		return errors.New("cut off")
-	}
-	err := h.Install(ctx, to.Group, &simStream{stream, s, to.Peer})
-	if err == nil {
-		s.net.mu.Lock()
-		s.net.snapshots++
-		s.net.mu.Unlock()
-	}
-	return err
-}
-
-// simStream ends when the network is cut.
-type simStream struct {
-	io.Reader
-	port simSnapshots
-	to   cluster.PeerID
-}
-
-func (s *simStream) Read(p []byte) (int, error) {
-	time.Sleep(s.port.net.dice.upTo(s.port.net.late))
-	if s.port.net.to(s.port.from, s.to) == nil {
-		return 0, errors.New("cut off meanwhile")
-	}
-	return s.Reader.Read(p)
-}
 
 // simPeer is a peer that loses power and comes back.
 type simPeer struct {
@@ -196,10 +89,10 @@ func (s *sim) lose(p *simPeer, down time.Duration) {
 		return
 	}
 	cut := cutPower(p.f, s.dice.n(40))
-	time.Sleep(s.dice.upTo(100 * time.Millisecond))
+	pause(s.dice.upTo(100 * time.Millisecond))
 	after, _ := cut()
 	s.stop(p, h)
-	time.Sleep(down)
+	pause(down)
 	if s.dice.n(4) == 0 {
 		if err := after.RemoveAll(p.bench.config.StateDir); err != nil {
 			s.t.Errorf("seed %d: %v", s.seed, err)
@@ -258,7 +151,7 @@ func (s *sim) isolate(p *simPeer, in, out bool) {
 // trouble does one harm after another until ctx ends, and heals what it cut.
 func (s *sim) trouble(ctx context.Context) {
 	for ctx.Err() == nil {
-		pause := 100*time.Millisecond + s.dice.upTo(900*time.Millisecond)
+		lasts := 100*time.Millisecond + s.dice.upTo(900*time.Millisecond)
 		switch s.dice.n(9) {
 		case 0:
 			s.isolate(s.leader(), true, true)
@@ -276,7 +169,7 @@ func (s *sim) trouble(ctx context.Context) {
 			p := s.leader()
 			for i := range 6 {
 				s.isolate(p, i%2 == 0, i%2 == 0)
-				time.Sleep(s.dice.upTo(200 * time.Millisecond))
+				pause(s.dice.upTo(200 * time.Millisecond))
 			}
 		case 5:
 			s.lose(s.leader(), s.dice.upTo(time.Second))
@@ -299,9 +192,9 @@ func (s *sim) trouble(ctx context.Context) {
 				cancel()
 			}
 		}
-		time.Sleep(pause)
+		pause(lasts)
 		s.net.heal()
-		time.Sleep(s.dice.upTo(600 * time.Millisecond))
+		pause(s.dice.upTo(600 * time.Millisecond))
 	}
 }
 
@@ -393,14 +286,14 @@ func runSim(t *testing.T, seed uint64, total *simTally) {
 			t.Errorf("seed %d: close: %v", seed, err)
 		}
 	}
-	time.Sleep(stateLingers + s.net.late)
+	pause(stateLingers + s.net.late)
 }
 
 // settle waits until all members have the same history, and returns the commands.
 func (s *sim) settle() []string {
 	s.t.Helper()
 	for range 600 {
-		time.Sleep(100 * time.Millisecond)
+		pause(100 * time.Millisecond)
 		if list, ok := s.alike(); ok {
 			return list
 		}
@@ -451,3 +344,6 @@ func (s *sim) alike() (list []string, ok bool) {
 	}
 	return list, fmt.Sprint(pointOf(s.t, leader, simGroup)) == fmt.Sprint(point)
 }
+
+// pause passes virtual time: all of this runs in a bubble.
+func pause(t time.Duration) { time.Sleep(t) }
