@@ -135,6 +135,7 @@ const (
 	electionTicks       = 10
 	heartbeatTicks      = 2
 	maxInflightMsgs     = 256
+	maxInflightBytes    = 32 << 20
 	maxMessageBytes     = 1 << 20
 	maxUncommitted      = 32 << 20
 	maxCommittedApply   = 8 << 20

@@ -111,8 +111,12 @@ func Open(ctx context.Context, c Config) (*Host, error) {
 	return h, nil
 }
 
-// maxMessages bounds the messages that wait for the worker: the heartbeats of a few thousand groups and their answers.
-const maxMessages = 64 << 10
+// What may wait for the worker of messages: the heartbeats of a few thousand groups and their answers, and entries for
+// what a device needs at most to write them.
+const (
+	maxMessages     = 64 << 10
+	maxMessageQueue = 64 << 20
+)
 
 // Receive takes a batch that a Transport of another peer sent. It does not block. What there is no room for is dropped.
 func (h *Host) Receive(batch []byte) error {
@@ -122,8 +126,9 @@ func (h *Host) Receive(batch []byte) error {
 	}
 	h.mu.Lock()
 	room := max(0, maxMessages-len(h.waiting.messages))
-	if !h.closed {
+	if !h.closed && h.waiting.bytes+len(batch) <= maxMessageQueue {
 		h.waiting.messages = append(h.waiting.messages, messages[:min(room, len(messages))]...)
+		h.waiting.bytes += len(batch)
 	}
 	h.mu.Unlock()
 	h.wakeWorker()

@@ -12,6 +12,7 @@ import (
 type inbox struct {
 	proposals   []*proposal
 	messages    []GroupMessage
+	bytes       int // of the batches that brought the messages
 	unreachable []cluster.PeerID
 }
 
@@ -92,7 +93,7 @@ func (h *Host) take() inbox {
 	defer h.mu.Unlock()
 	work := h.waiting
 	if !h.serving {
-		h.waiting.messages, h.waiting.unreachable = nil, nil
+		h.waiting.messages, h.waiting.bytes, h.waiting.unreachable = nil, 0, nil
 		work.proposals = nil
 		return work
 	}

@@ -492,7 +492,7 @@ func (c *core) raftConfig(r *replica) *etcd.Config {
 	return &etcd.Config{
 		ID: r.replica, ElectionTick: electionTicks, HeartbeatTick: heartbeatTicks, Storage: r.store,
 		Applied: r.point.index, MaxSizePerMsg: maxMessageBytes, MaxCommittedSizePerReady: maxCommittedApply,
-		MaxUncommittedEntriesSize: maxUncommitted, MaxInflightMsgs: maxInflightMsgs,
+		MaxUncommittedEntriesSize: maxUncommitted, MaxInflightMsgs: maxInflightMsgs, MaxInflightBytes: maxInflightBytes,
 		CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, StepDownOnRemoval: true, ReadOnlyOption: etcd.ReadOnlySafe,
 		Logger: raftLogger{c.host.config.Log.With("group", uint64(r.id))},
 	}

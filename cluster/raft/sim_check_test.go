@@ -17,6 +17,7 @@ const (
 
 // event is an operation of a client: an append of a command, or a read of how many there are.
 type event struct {
+	group   GroupID
 	command string // empty for a read
 	place   uint64 // of an acknowledged command, or the answer of a read
 	outcome outcome
@@ -37,7 +38,7 @@ func outcomeOf(err error) outcome {
 
 // check holds what the clients saw against the history. The places of the commands are the only order in which they may
 // have happened, so the history is linearizable exactly when nothing that ended before another began stands after it.
-func (s *sim) check(list []string, total *simTally) {
+func (s *sim) check(group GroupID, list []string, total *simTally) {
 	place := map[string]int{}
 	for i, command := range list {
 		if at, twice := place[command]; twice {
@@ -49,6 +50,9 @@ func (s *sim) check(list []string, total *simTally) {
 	begun, ended := make([]int64, len(list)), make([]int64, len(list))
 	known := make([]bool, len(list))
 	for _, e := range s.events {
+		if e.group != group {
+			continue
+		}
 		at, there := place[e.command]
 		switch {
 		case e.command == "":
@@ -77,11 +81,11 @@ func (s *sim) check(list []string, total *simTally) {
 	if i := slices.Index(known, false); i >= 0 {
 		s.t.Errorf("seed %d: %q at %d was never proposed", s.seed, list[i], i)
 	}
-	s.checkOrder(begun, ended)
+	s.checkOrder(group, begun, ended)
 }
 
 // checkOrder looks at the order of commands and reads.
-func (s *sim) checkOrder(begun, ended []int64) {
+func (s *sim) checkOrder(group GroupID, begun, ended []int64) {
 	// latest[n] is when the last of the first n commands began, earliest[n] when the first of those from n on ended.
 	latest, earliest := make([]int64, len(begun)+1), make([]int64, len(begun)+1)
 	for i, at := range begun {
@@ -96,7 +100,7 @@ func (s *sim) checkOrder(begun, ended []int64) {
 	}
 	var reads []event
 	for _, e := range s.events {
-		if e.command == "" && e.outcome == acked {
+		if e.group == group && e.command == "" && e.outcome == acked {
 			reads = append(reads, e)
 		}
 	}

@@ -13,22 +13,23 @@ import (
 // client appends and reads through whichever host it takes for the leader.
 func (s *sim) client(ctx context.Context, number int) {
 	at := s.peers[number%len(s.peers)]
+	group := movingGroup + GroupID(number%2)
 	for i := 0; ctx.Err() == nil; i++ {
 		pause(s.dice.upTo(30 * time.Millisecond))
 		h := at.up()
-		if h == nil || h.Group(simGroup) == nil {
+		if h == nil || h.Group(group) == nil {
 			at = s.peers[s.dice.n(len(s.peers))]
 			continue
 		}
 		short, cancel := context.WithTimeout(ctx, 200*time.Millisecond+s.dice.upTo(2*time.Second))
-		e := event{begun: s.clock.Add(1)}
+		e := event{group: group, begun: s.clock.Add(1)}
 		var err error
 		if s.dice.n(3) == 0 {
-			e.place, err = s.read(short, h)
+			e.place, err = s.read(short, h, group)
 		} else {
 			e.command = fmt.Sprintf("client %d command %d", number, i)
 			var place any
-			if place, err = h.Group(simGroup).Propose(short, []byte(e.command)); err == nil {
+			if place, err = h.Group(group).Propose(short, []byte(e.command)); err == nil {
 				e.place = place.(uint64)
 			}
 		}
@@ -48,11 +49,11 @@ func (s *sim) client(ctx context.Context, number int) {
 }
 
 // read is a linearizable read of the count.
-func (s *sim) read(ctx context.Context, h *Host) (uint64, error) {
-	if _, err := h.Group(simGroup).Barrier(ctx); err != nil {
+func (s *sim) read(ctx context.Context, h *Host, group GroupID) (uint64, error) {
+	if _, err := h.Group(group).Barrier(ctx); err != nil {
 		return 0, err
 	}
-	value, err := h.Group(simGroup).State().Get(fmt.Appendf(nil, "m/%d/count", simGroup))
+	value, err := h.Group(group).State().Get(fmt.Appendf(nil, "m/%d/count", group))
 	if errors.Is(err, kv.ErrNotFound) {
 		return 0, nil
 	}
@@ -76,9 +77,9 @@ func (s *sim) move(ctx context.Context) (moves int) {
 // retry asks whoever leads until a change is made, or ctx ends.
 func (s *sim) retry(ctx context.Context, change func(ctx context.Context, g Member) error) bool {
 	for ctx.Err() == nil {
-		if h := s.leader().up(); h != nil && h.Group(simGroup) != nil {
+		if h := s.leader(movingGroup).up(); h != nil && h.Group(movingGroup) != nil {
 			short, cancel := context.WithTimeout(ctx, time.Second)
-			err := change(short, h.Group(simGroup))
+			err := change(short, h.Group(movingGroup))
 			cancel()
 			if err == nil {
 				return true
@@ -96,7 +97,7 @@ func (s *sim) moveOne(ctx context.Context, generation uint64) bool {
 	}
 	var target *simPeer
 	for _, p := range s.peers {
-		if h := p.up(); h != nil && h.Group(simGroup) == nil {
+		if h := p.up(); h != nil && h.Group(movingGroup) == nil {
 			target = p
 		}
 	}
@@ -105,7 +106,7 @@ func (s *sim) moveOne(ctx context.Context, generation uint64) bool {
 	}
 	id := generation*100 + uint64(target.id)
 	old := voters[s.dice.n(len(voters))]
-	if h := target.up(); h == nil || h.Create(ctx, simGroup, id) != nil {
+	if h := target.up(); h == nil || h.Create(ctx, movingGroup, id) != nil {
 		return false
 	}
 	return s.retry(ctx, func(ctx context.Context, g Member) error { return g.AddLearner(ctx, id) }) &&
@@ -122,6 +123,6 @@ func (s *sim) moveOne(ctx context.Context, generation uint64) bool {
 			if h == nil {
 				return ErrStopped
 			}
-			return h.Remove(ctx, simGroup, old)
+			return h.Remove(ctx, movingGroup, old)
 		})
 }

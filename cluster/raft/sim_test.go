@@ -46,7 +46,11 @@ type sim struct {
 	events []event
 }
 
-const simGroup GroupID = 1
+// The groups of a sim. Replicas of the first move.
+const (
+	movingGroup GroupID = 1 + iota
+	quietGroup
+)
 
 // newSim bootstraps a group on the first peers; one more peer is there for replicas that move.
 func newSim(t *testing.T, seed uint64) *sim {
@@ -66,7 +70,7 @@ func newSim(t *testing.T, seed uint64) *sim {
 		if seed%2 == 1 {
 			b.config.kept = 1 << 10 // followers soon need snapshots
 		}
-		groups := []GroupID{simGroup}
+		groups := []GroupID{movingGroup, quietGroup}
 		b.config.Replica, b.config.Voters = uint64(id), voters
 		if id > len(voters) {
 			b.config.Voters, groups = []uint64{uint64(id)}, nil
@@ -127,10 +131,10 @@ func (s *sim) start(p *simPeer, f *vfs.Memory) {
 }
 
 // leader is the peer that its own host takes for the leader, or a random one.
-func (s *sim) leader() *simPeer {
+func (s *sim) leader(group GroupID) *simPeer {
 	for _, p := range s.peers {
 		if h := p.up(); h != nil {
-			if g := h.Group(simGroup); g != nil && g.Leader().Replica%100 == uint64(p.id) {
+			if g := h.Group(group); g != nil && g.Leader().Replica%100 == uint64(p.id) {
 				return p
 			}
 		}
@@ -151,14 +155,15 @@ func (s *sim) isolate(p *simPeer, in, out bool) {
 // trouble does one harm after another until ctx ends, and heals what it cut.
 func (s *sim) trouble(ctx context.Context) {
 	for ctx.Err() == nil {
+		group := movingGroup + GroupID(s.dice.n(2))
 		lasts := 100*time.Millisecond + s.dice.upTo(900*time.Millisecond)
 		switch s.dice.n(9) {
 		case 0:
-			s.isolate(s.leader(), true, true)
+			s.isolate(s.leader(group), true, true)
 		case 1: // it hears nobody and is heard
-			s.isolate(s.leader(), true, false)
+			s.isolate(s.leader(group), true, false)
 		case 2: // it is heard by nobody and hears
-			s.isolate(s.leader(), false, true)
+			s.isolate(s.leader(group), false, true)
 		case 3: // halves
 			for i, p := range s.peers {
 				for j, q := range s.peers {
@@ -166,13 +171,13 @@ func (s *sim) trouble(ctx context.Context) {
 				}
 			}
 		case 4: // flapping
-			p := s.leader()
+			p := s.leader(group)
 			for i := range 6 {
 				s.isolate(p, i%2 == 0, i%2 == 0)
 				pause(s.dice.upTo(200 * time.Millisecond))
 			}
 		case 5:
-			s.lose(s.leader(), s.dice.upTo(time.Second))
+			s.lose(s.leader(group), s.dice.upTo(time.Second))
 		case 6: // all at once
 			var wait sync.WaitGroup
 			for _, p := range s.peers {
@@ -180,15 +185,15 @@ func (s *sim) trouble(ctx context.Context) {
 			}
 			wait.Wait()
 		case 7:
-			if h := s.leader().up(); h != nil {
+			if h := s.leader(group).up(); h != nil {
 				if err := h.Checkpoint(ctx); err != nil && ctx.Err() == nil {
 					s.t.Logf("seed %d: checkpoint: %v", s.seed, err)
 				}
 			}
 		case 8:
-			if h := s.leader().up(); h != nil && h.Group(simGroup) != nil {
+			if h := s.leader(group).up(); h != nil && h.Group(group) != nil {
 				short, cancel := context.WithTimeout(ctx, time.Second)
-				_ = h.Group(simGroup).Transfer(short, 1+uint64(s.dice.n(len(s.peers)))) // it may fail in many ways
+				_ = h.Group(group).Transfer(short, 1+uint64(s.dice.n(len(s.peers)))) // it may fail in many ways
 				cancel()
 			}
 		}
@@ -272,14 +277,15 @@ func runSim(t *testing.T, seed uint64, total *simTally) {
 	}
 	wait.Wait()
 	s.net.heal()
-	list := s.settle()
+	moved, quiet := s.settle(movingGroup), s.settle(quietGroup)
 	total.mu.Lock()
 	s.net.mu.Lock()
 	total.dropped += s.net.dropped
 	total.snapshots += s.net.snapshots
 	s.net.mu.Unlock()
 	total.moves += moves
-	s.check(list, total)
+	s.check(movingGroup, moved, total)
+	s.check(quietGroup, quiet, total)
 	total.mu.Unlock()
 	for _, p := range s.peers {
 		if err := p.up().Close(); err != nil {
@@ -290,48 +296,48 @@ func runSim(t *testing.T, seed uint64, total *simTally) {
 }
 
 // settle waits until all members have the same history, and returns the commands.
-func (s *sim) settle() []string {
+func (s *sim) settle(group GroupID) []string {
 	s.t.Helper()
 	for range 600 {
 		pause(100 * time.Millisecond)
-		if list, ok := s.alike(); ok {
+		if list, ok := s.alike(group); ok {
 			return list
 		}
 	}
 	for _, p := range s.peers {
-		if g := p.up().Group(simGroup); g != nil {
+		if g := p.up().Group(group); g != nil {
 			voters, learners := g.Members()
-			s.t.Logf("peer %d: %+v, leader %+v, voters %v, learners %v", p.id, pointOf(s.t, p.up(), simGroup), g.Leader(), voters, learners)
+			s.t.Logf("peer %d: %+v, leader %+v, voters %v, learners %v", p.id, pointOf(s.t, p.up(), group), g.Leader(), voters, learners)
 		}
 	}
 	s.t.Fatalf("seed %d: the replicas do not agree within a minute", s.seed)
 	return nil
 }
 
-func (s *sim) alike() (list []string, ok bool) {
-	leader := s.leader().up()
-	if leader.Group(simGroup) == nil {
+func (s *sim) alike(group GroupID) (list []string, ok bool) {
+	leader := s.leader(group).up()
+	if leader.Group(group) == nil {
 		return nil, false
 	}
 	short, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if _, err := leader.Group(simGroup).Barrier(short); err != nil {
+	if _, err := leader.Group(group).Barrier(short); err != nil {
 		return nil, false
 	}
-	point := pointOf(s.t, leader, simGroup)
-	voters, learners := leader.Group(simGroup).Members()
+	point := pointOf(s.t, leader, group)
+	voters, learners := leader.Group(group).Members()
 	for _, id := range slices.Concat(voters, learners) {
 		h := s.peers[id%100-1].up()
-		if h.Group(simGroup) == nil {
+		if h.Group(group) == nil {
 			if slices.Contains(learners, id) {
 				continue // it was added and its replica not made: the move ended there
 			}
 			return nil, false
 		}
-		if pointOf(s.t, h, simGroup) != point {
+		if pointOf(s.t, h, group) != point {
 			return nil, false
 		}
-		got, err := items(h, simGroup)
+		got, err := items(h, group)
 		if err != nil {
 			s.t.Fatalf("seed %d: replica %d: %v", s.seed, id, err)
 		}
@@ -342,7 +348,7 @@ func (s *sim) alike() (list []string, ok bool) {
 			s.t.Fatalf("seed %d: replica %d has other items at the same point", s.seed, id)
 		}
 	}
-	return list, fmt.Sprint(pointOf(s.t, leader, simGroup)) == fmt.Sprint(point)
+	return list, fmt.Sprint(pointOf(s.t, leader, group)) == fmt.Sprint(point)
 }
 
 // pause passes virtual time: all of this runs in a bubble.
