@@ -130,19 +130,28 @@ func (l *mirroredLog) readBlocks(drives []*drive, name blockFile, every bool, vi
 			}
 		}
 	}()
-	bad := make([]bool, len(drives))
-	for i, d := range drives {
-		files[i], err = d.fs.OpenFile(d.blockPath(name), os.O_RDONLY, 0)
-		if err != nil {
-			files[i], bad[i] = nil, true
+	bad, tried := make([]bool, len(drives)), make([]bool, len(drives))
+	// A copy is opened when it is needed: a drive may hang.
+	open := func(i int) vfs.File {
+		if !tried[i] {
+			tried[i] = true
+			file, err := drives[i].fs.OpenFile(drives[i].blockPath(name), os.O_RDONLY, 0)
+			if files[i] = file; err != nil {
+				files[i], bad[i] = nil, true
+			}
 		}
+		return files[i]
 	}
 	var prev digest
 	off := int64(0)
 	for index := uint64(0); ; index++ {
 		var found *block
-		for i, f := range files {
-			if f == nil || found != nil && !every {
+		for i := range drives {
+			if found != nil && !every {
+				break
+			}
+			f := open(i)
+			if f == nil {
 				continue
 			}
 			b, err := readBlock(io.NewSectionReader(f, off, blockHeader+maxBlock), blockAt{l.cluster, name.number, index}, prev)
@@ -195,12 +204,12 @@ func decodePair(data []byte) (key, value, rest []byte, err error) {
 	return data[8 : 8+k], data[8+k : 8+k+v], data[8+k+v:], nil
 }
 
-// checkPairs tells whether a payload is whole pairs.
+// checkPairs tells whether a payload is whole pairs, none of which is a row of the driver's own.
 func checkPairs(payload []byte) error {
 	for len(payload) > 0 {
-		_, _, rest, err := decodePair(payload)
-		if err != nil {
-			return err
+		key, _, rest, err := decodePair(payload)
+		if err != nil || len(key) == 0 || key[0] == 0 {
+			return errors.Join(errBlock, err)
 		}
 		payload = rest
 	}

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	etcd "go.etcd.io/raft/v3"
-	"go.etcd.io/raft/v3/raftpb"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/holdfast/holdfast/cluster/kv"
@@ -59,56 +58,6 @@ type core struct {
 	lastSize      int64
 	number        uint64 // of the newest checkpoint
 	checkpointing sync.Mutex
-}
-
-// replica is one group here. The worker owns it, except for lease, hint and caughtUp.
-type replica struct {
-	id      GroupID
-	replica uint64
-	members members
-	alone   bool // the only voter: what is durable here is committed
-	// sendable tells that there is a way to send snapshots.
-	sendable bool
-	// begun and stamp are those of groupPoint.
-	begun, stamp uint64
-	node         *etcd.RawNode
-	store        *entryStore
-	machine      Machine
-	dirty        bool // in the core's list of that name
-	gone         bool // removed
-	point        applied
-	// install is a snapshot on its way into the log; filling tells that the log has it and the state does not yet. Until
-	// it has, point is the old one, and what Raft hands out for application, up to handed, waits.
-	install *installation
-	filling bool
-	handed  uint64
-	// durable is the last index in the log; hard is the state that raft wants remembered, written with the next append.
-	durable   uint64
-	hard      hardState
-	hardDirty bool
-	// unapplied are appends whose entries are not all applied: a checkpoint does not cover their frames.
-	unapplied []appended
-	leader    bool
-	term      uint64
-	proposed  []*raftpb.Entry // of this round
-	reads     reads
-	change    uint64 // the proposal that changes the members, while one is under way
-	campaign  int    // ticks until this replica stands for election because its leader is unreachable; 0 for never
-	// holds are entries that stay in memory for replicas that get a snapshot: the index of it by replica.
-	holds map[uint64]uint64
-	// caughtUp tells that everything is applied that readers may have seen before, which is up to must.
-	caughtUp atomic.Bool
-	must     uint64
-	// hint is who leads, as far as this replica knows.
-	hint atomic.Pointer[Leader]
-	// lease is the term in which this replica, alone in its group, leads and has applied an entry of its own; else 0.
-	// While it is not zero everything acknowledged is applied.
-	lease atomic.Uint64
-}
-
-// appended says that entries up to an index were written in frames from seq on.
-type appended struct {
-	index, seq uint64
 }
 
 // pointRequest asks the worker for a consistent point of all groups and a snapshot of it.

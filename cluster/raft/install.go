@@ -135,7 +135,7 @@ func (c *core) expects(head snapshotHead) error {
 	return nil
 }
 
-// store writes a stream into a file on every mirror, those included that became one meanwhile.
+// store writes a stream into a file on every mirror.
 func (c *core) store(ctx context.Context, name blockFile, first block, stream io.Reader) error {
 	c.log.mu.Lock()
 	members := c.log.drivesOf(c.log.set.members)
@@ -224,15 +224,25 @@ func (c *core) enter(ctx context.Context, inst *installation) (logged bool, err 
 // spread copies a file of blocks to the mirrors that lack it.
 func (c *core) spread(ctx context.Context, name blockFile) error {
 	c.log.mu.Lock()
-	members := c.log.drivesOf(c.log.set.members)
+	members, drives := c.log.set.members, map[cluster.DriveID]*drive{}
+	for _, d := range c.log.drivesOf(members) {
+		drives[d.id] = d
+	}
 	c.log.mu.Unlock()
-	for _, d := range members {
-		_, err := d.fs.Stat(d.blockPath(name))
+	have, missing := c.log.fanOut(members, func(id cluster.DriveID) error {
+		_, err := drives[id].fs.Stat(drives[id].blockPath(name))
+		return err
+	})
+	var sources []*drive
+	for _, id := range have {
+		sources = append(sources, drives[id])
+	}
+	for id, err := range missing {
 		if errors.Is(err, fs.ErrNotExist) {
-			err = c.log.copyBlocks(ctx, name, members, d)
+			err = c.log.copyBlocks(ctx, name, sources, drives[id])
 		}
 		if err != nil {
-			return fmt.Errorf("drive %s: %w", d, err)
+			return fmt.Errorf("drive %s: %w", drives[id], err)
 		}
 	}
 	return nil

@@ -3,12 +3,14 @@ package raft
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"testing"
 	"time"
 
+	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/kv"
 	"github.com/holdfast/holdfast/cluster/vfs"
 )
@@ -187,6 +189,13 @@ func TestADamagedSnapshotChangesNothing(t *testing.T) {
 			}
 		}
 	}
+	foreign, err := withPair(whole, rowKey(appliedRow, 1), []byte("not its own"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Install(ctx, 2, bytes.NewReader(foreign)); !errors.Is(err, ErrSnapshot) {
+		t.Fatalf("a row of the driver's own: %v", err)
+	}
 	if n := countKeys(t, h, 2); n != 0 || pointOf(t, h, 2).index != 0 {
 		t.Fatalf("%d keys came of it", n)
 	}
@@ -198,6 +207,17 @@ func TestADamagedSnapshotChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	closeHost(t, h)
+}
+
+// withPair is a stream with the head of another, and one pair.
+func withPair(whole, key, value []byte) ([]byte, error) {
+	at := blockAt{cluster: cluster.ClusterID{1, 2, 3}}
+	first, err := readBlock(bytes.NewReader(whole), at, digest{})
+	payload := binary.LittleEndian.AppendUint32(nil, uint32(len(key)))
+	payload = append(append(binary.LittleEndian.AppendUint32(payload, uint32(len(value))), key...), value...)
+	at.index = 1
+	last, _ := encodeBlock(at, blockMagic, true, first.digest, payload)
+	return append(bytes.Clone(first.raw), last...), err
 }
 
 // TestPowerLossDuringAnInstallLeavesTheOldStateOrTheNew cuts the power at every operation of a file system while a

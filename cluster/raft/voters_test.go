@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/vfs"
 )
@@ -107,7 +109,12 @@ func (n *network) attach(peer byte, h *Host) {
 // threeHosts bootstraps a group of three voters.
 func threeHosts(t testing.TB, net *network, groups ...GroupID) []*Host {
 	t.Helper()
-	var hosts []*Host
+	_, hosts := threeBenches(t, net, groups...)
+	return hosts
+}
+
+func threeBenches(t testing.TB, net *network, groups ...GroupID) (benches []*bench, hosts []*Host) {
+	t.Helper()
 	for id := uint64(1); id <= 3; id++ {
 		b := net.join(newBench(t, vfs.NewMemory(id), 4), byte(id))
 		b.config.Replica, b.config.Voters = id, []uint64{1, 2, 3}
@@ -116,9 +123,9 @@ func threeHosts(t testing.TB, net *network, groups ...GroupID) []*Host {
 			t.Fatal(err)
 		}
 		net.attach(byte(id), h)
-		hosts = append(hosts, h)
+		benches, hosts = append(benches, b), append(hosts, h)
 	}
-	return hosts
+	return benches, hosts
 }
 
 // say proposes through whoever leads, and retries what certainly was not accepted.
@@ -186,4 +193,66 @@ func TestThreeVotersSurviveTheLossOfOne(t *testing.T) {
 	for _, h := range hosts {
 		closeHost(t, h)
 	}
+}
+
+// TestAfterAPowerLossOfAllNobodyNeedsASnapshot lets one voter lack the last entries, which the others have applied, when
+// all lose power: those must still be there to be sent.
+func TestAfterAPowerLossOfAllNobodyNeedsASnapshot(t *testing.T) {
+	net := newNetwork()
+	benches, hosts := threeBenches(t, net, 1)
+	for i := range 30 {
+		say(t, 1, fmt.Sprint("command ", i), hosts...)
+	}
+	wantAlike(t, 1, hosts...)
+	leader := leaderOf(t, 1, hosts...)
+	behind := 0
+	for i, h := range hosts {
+		if h != leader {
+			behind = i
+		}
+	}
+	net.setCut(peerID(uint64(behind+1)), true)
+	for i := range 20 {
+		say(t, 1, fmt.Sprint("without one ", i), hosts...)
+	}
+	before := pointOf(t, leader, 1)
+	for i, h := range hosts {
+		net.setCut(peerID(uint64(i+1)), true)
+		benches[i], hosts[i] = restart(t, benches[i], h, benches[i].config.FS.(*vfs.Memory).Kill)
+		net.attach(byte(i+1), hosts[i])
+	}
+	if at := pointOf(t, hosts[behind], 1); at.index+20 > before.index {
+		t.Fatalf("the one behind has entry %d of %d", at.index, before.index)
+	}
+	for i := range hosts {
+		net.setCut(peerID(uint64(i+1)), false)
+	}
+	say(t, 1, "last", hosts...)
+	wantAlike(t, 1, hosts...)
+	if net.snapshots != 0 {
+		t.Errorf("%d snapshots were sent", net.snapshots)
+	}
+	for _, h := range hosts {
+		closeHost(t, h)
+	}
+}
+
+// TestAHeartbeatBeyondTheLogIsRefused lets a leader know more of a replica than that has: it lost its log, which Raft
+// takes for a reason to end the process.
+func TestAHeartbeatBeyondTheLogIsRefused(t *testing.T) {
+	b := newBench(t, vfs.NewMemory(1), 4)
+	b.config.Replica, b.config.Voters = 1, []uint64{1, 2, 3}
+	h, err := Bootstrap(testContext(t), b.config, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, commit := range []uint64{50, 1} {
+		batch := newBatch(b.config.Cluster)
+		beat := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: ptr(2), To: ptr(1), Term: ptr(9), Commit: &commit}
+		if err := errors.Join(batch.add(GroupMessage{1, beat}), h.Receive(batch.take())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the sound heartbeat is taken", func() bool { return h.Group(1).Leader() == Leader{Replica: 2, Term: 9} })
+	closeHost(t, h)
 }
