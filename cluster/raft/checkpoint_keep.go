@@ -50,7 +50,12 @@ func (c *core) checkpointDue() bool {
 	c.log.mu.Unlock()
 	c.checkpointing.Lock()
 	defer c.checkpointing.Unlock()
-	return bytes-c.keptBytes > max(c.host.config.CheckpointBytes, 2*c.lastSize)/2
+	// Snapshots that came in take space until the second checkpoint after them.
+	held := uint64(0)
+	if len(c.kept) >= keptCheckpoints {
+		held = c.kept[0].seq
+	}
+	return bytes-c.keptBytes+c.snapshotBytes(held) > max(c.host.config.CheckpointBytes, 2*c.lastSize)/2
 }
 
 // checkpoint exports the state of all groups to every mirror, then lets go of the checkpoint before the last and of

@@ -43,9 +43,9 @@ type core struct {
 	out outbox
 	// fatal ends the core after an order.
 	fatal error
-	// snapshots are the files that records of the log name, by number, with the frames of the records.
+	// snapshots are the files that records of the log name, by number.
 	snapshotsMu  sync.Mutex
-	snapshots    map[uint64]uint64
+	snapshots    map[uint64]heldFile
 	lastSnapshot atomic.Uint64
 	// changing is held by whoever makes or removes a replica, by whoever replaces its state, and while the point of a
 	// checkpoint is taken: it must not show half a state.

@@ -133,8 +133,8 @@ type collector struct {
 	tombs  map[GroupID]tombstone
 	held   map[GroupID]heldState // what is in the state already
 	newest mirrorSet             // of those noted in the log
-	// snapshots are the files that records of the log name, by number, with the frames of the records.
-	snapshots map[uint64]uint64
+	// snapshots are the files that records of the log name, by number; their sizes are not known.
+	snapshots map[uint64]heldFile
 }
 
 // firstFrame is the one that a bootstrap writes.
@@ -183,7 +183,7 @@ func (c *collector) visit(seq uint64, r record) error {
 		if err != nil {
 			return err
 		}
-		c.snapshots[number] = seq
+		c.snapshots[number] = heldFile{seq: seq}
 		g.install(seq, at, m, number)
 		return nil
 	case kindRemoved:

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"slices"
-	"strings"
 	"sync"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -24,6 +22,7 @@ var ErrSnapshot = errors.New("not a snapshot for this replica")
 type installation struct {
 	head   snapshotHead
 	number uint64 // of its file
+	size   int64  // of the file
 	spans  []kv.Span
 	logged bool
 	once   sync.Once
@@ -96,7 +95,7 @@ func (c *core) install(ctx context.Context, group GroupID, stream io.Reader) err
 	inst := &installation{head: head, number: c.lastSnapshot.Add(1), done: make(chan error, 1)}
 	name := snapshotFile(inst.number)
 	logged := false
-	if err = c.store(ctx, name, first, stream); err == nil {
+	if inst.size, err = c.store(ctx, name, first, stream); err == nil {
 		if err = c.changing.Acquire(ctx, 1); err == nil {
 			defer c.changing.Release(1)
 			logged, err = c.enter(ctx, inst)
@@ -135,8 +134,8 @@ func (c *core) expects(head snapshotHead) error {
 	return nil
 }
 
-// store writes a stream into a file on every mirror.
-func (c *core) store(ctx context.Context, name blockFile, first block, stream io.Reader) error {
+// store writes a stream into a file on every mirror and returns its size.
+func (c *core) store(ctx context.Context, name blockFile, first block, stream io.Reader) (int64, error) {
 	c.log.mu.Lock()
 	members := c.log.drivesOf(c.log.set.members)
 	c.log.mu.Unlock()
@@ -146,7 +145,7 @@ func (c *core) store(ctx context.Context, name blockFile, first block, stream io
 		return w.add(ctx, first.magic, first.payload, false)
 	})
 	if w == nil {
-		return errors.Join(ErrStopped, err)
+		return 0, errors.Join(ErrStopped, err)
 	}
 	prev := first.digest
 	for index := uint64(1); err == nil; index++ {
@@ -168,22 +167,22 @@ func (c *core) store(ctx context.Context, name blockFile, first block, stream io
 		err = ctx.Err()
 	}
 	if err != nil {
-		return errors.Join(err, c.write(w.abandon), w.close())
+		return 0, errors.Join(err, c.write(w.abandon), w.close())
 	}
 	drives := map[cluster.DriveID]*drive{}
 	for _, d := range members {
 		drives[d.id] = d
 	}
 	if err := c.write(func() error { return w.finish(drives) }); err != nil {
-		return err
+		return 0, err
 	}
 	if w.open != nil { // the core has ended
-		return errors.Join(ErrStopped, w.close())
+		return 0, errors.Join(ErrStopped, w.close())
 	}
 	if len(w.failed) > 0 {
 		c.log.lose(w.failed)
 	}
-	return nil
+	return w.off, nil
 }
 
 // enter has the worker write a snapshot into the log. logged tells that the log may have it.
@@ -266,7 +265,7 @@ func (c *core) installed(r *replica, seq uint64) {
 	// Readers wait for the new state, instead of seeing it come.
 	r.must = max(r.must, at.index)
 	r.caughtUp.Store(false)
-	c.noteSnapshot(r.install.number, seq)
+	c.noteSnapshot(r.install.number, heldFile{seq: seq, size: r.install.size})
 	c.log.setWant(c.wantMirrors())
 	r.install.logged = true
 	r.install.end(nil)
@@ -313,87 +312,4 @@ func (c *core) filled(inst *installation) error {
 		c.fatal = c.apply(r, entries, r.handed)
 	}
 	return c.fatal
-}
-
-// noteSnapshot notes that a record in a frame names a file.
-func (c *core) noteSnapshot(number, seq uint64) {
-	c.snapshotsMu.Lock()
-	defer c.snapshotsMu.Unlock()
-	c.snapshots[number] = seq
-}
-
-// snapshotNumbers are the files that records of the log name, in frames up to seq.
-func (c *core) snapshotNumbers(seq uint64) (list []uint64) {
-	c.snapshotsMu.Lock()
-	defer c.snapshotsMu.Unlock()
-	for number, at := range c.snapshots {
-		if at <= seq {
-			list = append(list, number)
-		}
-	}
-	slices.Sort(list)
-	return list
-}
-
-// dropSnapshots removes the files whose records a checkpoint covers: nothing that is restored begins before them.
-func (c *core) dropSnapshots(seq uint64) {
-	for _, number := range c.snapshotNumbers(seq) {
-		if err := c.log.removeBlocks(snapshotFile(number)); err != nil {
-			c.host.config.Log.Warn("snapshot not removed", "number", number, "err", err)
-			continue // it is tried again
-		}
-		c.snapshotsMu.Lock()
-		delete(c.snapshots, number)
-		c.snapshotsMu.Unlock()
-	}
-}
-
-// removeBlocks removes a file of blocks, finished or not, from every mirror. That need not be durable: no record names
-// it.
-func (l *mirroredLog) removeBlocks(name blockFile) error {
-	l.mu.Lock()
-	members := l.set.members
-	drives := map[cluster.DriveID]*drive{}
-	for _, id := range members {
-		drives[id] = l.drives[id]
-	}
-	l.mu.Unlock()
-	_, failed := l.fanOut(members, func(id cluster.DriveID) error {
-		d := drives[id]
-		for _, path := range []string{d.blockPath(name), d.temporaryPath(name)} {
-			if err := d.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-		}
-		return nil
-	})
-	return errors.Join(values(failed)...)
-}
-
-// sweepSnapshots removes the snapshots that no record of the log names: what crashes left before they counted. It
-// returns the highest number that was there.
-func (l *mirroredLog) sweepSnapshots(members []cluster.DriveID, named map[uint64]uint64) (last uint64) {
-	for number := range named {
-		last = max(last, number)
-	}
-	for _, d := range l.drivesOf(members) {
-		entries, err := d.fs.ReadDir(d.dir + snapshotDir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			l.log.Warn("snapshots cannot be listed", "drive", d.String(), "err", err)
-		}
-		for _, e := range entries {
-			var number uint64
-			digits, suffix, _ := strings.Cut(e.Name(), ".")
-			if _, err := fmt.Sscanf(digits, "%x", &number); err == nil {
-				last = max(last, number)
-			}
-			if _, counts := named[number]; counts && "."+suffix == snapshotSuffix {
-				continue
-			}
-			if err := d.fs.Remove(d.dir + snapshotDir + "/" + e.Name()); err != nil {
-				l.log.Warn("snapshot not removed", "drive", d.String(), "name", e.Name(), "err", err)
-			}
-		}
-	}
-	return last
 }

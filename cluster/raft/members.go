@@ -115,6 +115,7 @@ func (c *core) reconfigure(r *replica, e *raftpb.Entry, a *application) error {
 // setMembers notes who the members are as of what is applied.
 func (r *replica) setMembers(m members) {
 	r.members = m
+	r.shown.Store(&m)
 	r.store.conf = m.conf()
 	if r.alone = m.only(r.replica); !r.alone {
 		r.lease.Store(0)

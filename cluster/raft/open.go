@@ -78,7 +78,7 @@ type opened struct {
 	uneven  bool // some drive here does not know the newest set
 	// tombs and snapshots are those of the collector.
 	tombs     map[GroupID]tombstone
-	snapshots map[uint64]uint64
+	snapshots map[uint64]heldFile
 }
 
 // drivesOf are the drives behind ids.
@@ -121,7 +121,7 @@ func findLog(l *mirroredLog) (*opened, error) {
 // read reads the log against what the state holds. It writes nothing.
 func (o *opened) read(held map[GroupID]heldState) error {
 	l := o.log
-	c := &collector{groups: map[GroupID]*groupLog{}, tombs: map[GroupID]tombstone{}, held: held, newest: l.set, snapshots: map[uint64]uint64{}}
+	c := &collector{groups: map[GroupID]*groupLog{}, tombs: map[GroupID]tombstone{}, held: held, newest: l.set, snapshots: map[uint64]heldFile{}}
 	heads, err := l.heads(o.members)
 	if err != nil {
 		return err

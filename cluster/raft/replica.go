@@ -8,7 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// replica is one group here. The worker owns it, except for lease, hint and caughtUp.
+// replica is one group here. The worker owns it, except for lease, hint, shown and caughtUp.
 type replica struct {
 	id      GroupID
 	replica uint64
@@ -46,6 +46,8 @@ type replica struct {
 	// caughtUp tells that everything is applied that readers may have seen before, which is up to must.
 	caughtUp atomic.Bool
 	must     uint64
+	// shown are the members, for those who ask.
+	shown atomic.Pointer[members]
 	// hint is who leads, as far as this replica knows.
 	hint atomic.Pointer[Leader]
 	// lease is the term in which this replica, alone in its group, leads and has applied an entry of its own; else 0.
@@ -114,6 +116,7 @@ func (c *core) newReplica(g *groupLog, machine Machine, point applied, m members
 	if r.node, err = etcd.NewRawNode(c.raftConfig(r)); err != nil {
 		return nil, fmt.Errorf("group %d: %w", g.id, err)
 	}
+	r.shown.Store(&m)
 	r.hint.Store(&Leader{Term: g.hard.term})
 	r.must = c.host.reachedBefore(g.id)
 	r.caughtUp.Store(r.point.index >= r.must)
