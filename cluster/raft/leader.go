@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	etcd "go.etcd.io/raft/v3"
@@ -189,8 +188,20 @@ func (h *Host) Unreachable(peer cluster.PeerID) {
 	h.wakeWorker()
 }
 
-// electionJitter spreads the candidates after a leader was found unreachable, so that they do not split the votes.
-const electionJitter = 3
+// electionStep is how many ticks the voters of a group stand for election one after another when their leader was found
+// unreachable, so that they do not split the votes.
+const electionStep = 2
+
+// electionTurn is in how many ticks this replica's turn is when a leader is gone.
+func (r *replica) electionTurn(gone uint64) int {
+	turn := 1
+	for _, id := range r.members.voters {
+		if id < r.replica && id != gone {
+			turn += electionStep
+		}
+	}
+	return turn
+}
 
 // unreachable tells every group about replicas on a peer.
 func (c *core) unreachable(peer cluster.PeerID) {
@@ -204,7 +215,7 @@ func (c *core) unreachable(peer cluster.PeerID) {
 				if r.leader {
 					r.node.ReportUnreachable(id)
 				} else if r.hint.Load().Replica == id && r.campaign == 0 {
-					r.campaign = 1 + rand.IntN(electionJitter)
+					r.campaign = r.electionTurn(id)
 					if err := r.node.ForgetLeader(); err != nil {
 						c.host.config.Log.Debug("leader not forgotten", "group", uint64(r.id), "err", err)
 					}
