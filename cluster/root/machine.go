@@ -25,7 +25,9 @@ const (
 	Drives   Kind = 'd' // the topology's drives, by id
 	Groups   Kind = 'g' // placement groups, by number
 	Keys     Kind = 'k' // access keys
+	Peers    Kind = 'p' // the topology's peers, by id
 	Sessions Kind = 's' // by number
+	Tokens   Kind = 'j' // join tokens, by their ids
 	Users    Kind = 'u' // by name
 )
 
