@@ -179,7 +179,7 @@ func unavailable(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrStopped), errors.Is(err, raft.ErrLogLost),
-		errors.Is(err, raft.ErrUnknownOutcome), errors.Is(err, kv.ErrBroken):
+		errors.Is(err, raft.ErrUnknownOutcome), errors.Is(err, kv.ErrBroken), errors.Is(err, root.ErrUnavailable):
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return err

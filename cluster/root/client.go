@@ -7,9 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"time"
 
-	"github.com/holdfast/holdfast/cluster/kv"
 	"github.com/holdfast/holdfast/cluster/raft"
 )
 
@@ -17,10 +15,13 @@ import (
 var (
 	// ErrNotFound says that there is no such row.
 	ErrNotFound = errors.New("no such root row")
-	// ErrConflict says that a row has another revision than the change expected. Nothing was changed.
+	// ErrConflict says that a row has another revision than the change expected. Nothing was changed: read again.
 	ErrConflict = errors.New("root row was changed meanwhile")
-	// ErrTooLarge says that a name, a value or a set of changes is over its limit.
+	// ErrTooLarge says that a name, a value, a set of changes or the rows of a read are over their limit.
 	ErrTooLarge = errors.New("root row is too large")
+	// ErrUnavailable says that the root group gave no answer in time. A change is not made, unless the error is
+	// raft.ErrUnknownOutcome as well.
+	ErrUnavailable = errors.New("the root group does not answer")
 )
 
 // incarnationShift leaves the lower 48 bits of a block number to the counter; the incarnation stands above.
@@ -30,55 +31,38 @@ const incarnationShift = 48
 // from a backup must raise it, so that no chunk id is issued twice.
 const incarnationName = "incarnation"
 
-// Client reads and changes the root group through one replica.
+// Client reads and changes the root group. It may be used concurrently.
+//
+// A change that fails with raft.ErrUnknownOutcome may have been made, or may still be; every other error says that it
+// was not. Whoever repeats it then as a change of its own gets ErrConflict if it was made, and reads again.
 type Client struct {
-	group raft.Group
+	seat Seat
 }
 
-// NewClient returns a client of the group whose machine is a Machine.
-func NewClient(group raft.Group) *Client { return &Client{group: group} }
+// NewClient returns a client of the replica of this peer, whose machine is a Machine. It repeats a change until its
+// outcome is known or the context ends.
+func NewClient(group raft.Group) *Client {
+	return At(insistent{Local(func() raft.Group { return group })})
+}
+
+// At returns a client that asks at a seat: a Router, so that it works wherever the leader is.
+func At(seat Seat) *Client { return &Client{seat: seat} }
 
 // Row returns one row, ErrNotFound when there is none. It is linearizable, like all reads here.
 func (c *Client) Row(ctx context.Context, kind Kind, name string) (Row, error) {
-	if _, err := c.group.Barrier(ctx); err != nil {
-		return Row{}, fmt.Errorf("root row %c %q: %w", kind, name, err)
-	}
-	row, found, err := readRow(c.group.State(), kind, name)
-	if err == nil && !found {
-		err = ErrNotFound
-	}
+	row, err := c.seat.Row(ctx, kind, name)
 	if err != nil {
 		return Row{}, fmt.Errorf("root row %c %q: %w", kind, name, err)
 	}
 	return row, nil
 }
 
-// Rows returns up to max rows of a kind whose names begin with prefix and come after the given name, in order.
-// max 0 means all.
+// Rows returns up to max rows of a kind whose names begin with prefix and come after the given name, in order, as of
+// one moment. max 0 means all. More than 64 MiB are not read at once (names, values, and 64 bytes for each row):
+// ErrTooLarge, ask for less.
 func (c *Client) Rows(ctx context.Context, kind Kind, prefix, after string, max int) ([]Row, error) {
-	if _, err := c.group.Barrier(ctx); err != nil {
-		return nil, fmt.Errorf("root rows %c: %w", kind, err)
-	}
-	start := rowKey(kind, prefix)
-	end := rowKey(kind+1, "")
-	if after >= prefix && after != "" {
-		start = append(rowKey(kind, after), 0)
-	}
-	it := c.group.State().Iterate(kv.Span{Start: start, End: end})
-	defer it.Close()
-	var rows []Row
-	for (max == 0 || len(rows) < max) && it.Next() {
-		name := it.Key()[3:]
-		if !bytes.HasPrefix(name, []byte(prefix)) {
-			break
-		}
-		row, err := decodeRow(kind, string(name), it.Value())
-		if err != nil {
-			return nil, err
-		}
-		rows = append(rows, row)
-	}
-	if err := it.Err(); err != nil {
+	rows, err := c.seat.Rows(ctx, Query{kind, prefix, after, max})
+	if err != nil {
 		return nil, fmt.Errorf("root rows %c: %w", kind, err)
 	}
 	return rows, nil
@@ -96,19 +80,33 @@ func (c *Client) PutRow(ctx context.Context, row Row) (Row, error) {
 
 // PutRows writes several rows, all of them or none.
 func (c *Client) PutRows(ctx context.Context, rows []Row) ([]Row, error) {
-	changes := make([]change, len(rows))
-	size := 0
-	for i, row := range rows {
-		if len(row.Name) > MaxName || len(row.Value) > MaxValue {
-			return nil, fmt.Errorf("root row %c %q: %w", row.Kind, row.Name, ErrTooLarge)
-		}
-		size += len(row.Name) + len(row.Value) + 32
-		changes[i] = change{row: row}
+	return c.Change(ctx, rows, nil)
+}
+
+// Change writes and removes rows, all of them or none. Each must have the revision that is given: 0 means for a row to
+// write that it must not exist, and for one to remove whatever is there, or nothing. With another revision a row to
+// remove must be there, so a row that only one may use is used up by removing it. ErrConflict says that some row was
+// otherwise and nothing was changed. No row may be named twice. Change returns the rows that it wrote, with their new
+// revisions.
+func (c *Client) Change(ctx context.Context, put []Row, remove []Row) ([]Row, error) {
+	changes := make([]change, 0, len(put)+len(remove))
+	for _, row := range put {
+		changes = append(changes, change{row: row})
 	}
-	if size > maxBatch {
-		return nil, fmt.Errorf("%d root rows: %w", len(rows), ErrTooLarge)
+	for _, row := range remove {
+		row.Value = nil
+		changes = append(changes, change{row: row, remove: true, force: row.Revision == 0, present: row.Revision != 0})
 	}
-	return c.change(ctx, changes)
+	if err := c.change(ctx, changes); err != nil {
+		return nil, err
+	}
+	rows := make([]Row, len(put))
+	for i, row := range put {
+		row.Value = bytes.Clone(row.Value)
+		row.Revision++
+		rows[i] = row
+	}
+	return rows, nil
 }
 
 // Change writes and removes rows in one command: all of it or nothing. Revisions are compared as by PutRow and DeleteRow.
@@ -136,25 +134,20 @@ func (c *Client) Change(ctx context.Context, put, remove []Row) ([]Row, error) {
 // is not there succeeds.
 func (c *Client) DeleteRow(ctx context.Context, kind Kind, name string, revision uint64) error {
 	row := Row{Kind: kind, Name: name, Revision: revision}
-	_, err := c.change(ctx, []change{{row: row, remove: true, force: revision == 0}})
-	return err
+	return c.change(ctx, []change{{row: row, remove: true, force: revision == 0}})
 }
 
-func (c *Client) change(ctx context.Context, changes []change) ([]Row, error) {
-	out, err := c.propose(ctx, command{nonce: newNonce(), changes: changes})
-	if err != nil {
-		return nil, err
+func (c *Client) change(ctx context.Context, changes []change) error {
+	if len(changes) == 0 {
+		return nil
 	}
-	for i := range out.values {
-		out.values[i].Value = bytes.Clone(out.values[i].Value)
-	}
-	return out.values, nil
+	_, err := c.propose(ctx, command{nonce: newNonce(), changes: changes})
+	return err
 }
 
 // Allocate gives out a number of a counter that was never given out before. The first is 1.
 func (c *Client) Allocate(ctx context.Context, counter Counter) (uint64, error) {
-	out, err := c.propose(ctx, command{nonce: newNonce(), counter: counter, count: 1})
-	return out.first, err
+	return c.propose(ctx, command{nonce: newNonce(), counter: counter, count: 1})
 }
 
 // LeaseBlock gives out a number for chunk ids that was never given out before, in any incarnation of the cluster: its
@@ -203,34 +196,16 @@ func (c *Client) SetIncarnation(ctx context.Context, to uint16) error {
 	return err
 }
 
-// retryAfter is how long propose waits before it repeats a command that was not accepted.
-const retryAfter = 20 * time.Millisecond
-
-// propose repeats the command until its outcome is known or ctx ends. Repeating is safe: changes carry a nonce, and a
-// number given out twice over is merely skipped.
-func (c *Client) propose(ctx context.Context, cmd command) (outcome, error) {
-	b := cmd.encode()
-	for {
-		result, err := c.group.Propose(ctx, b)
-		if err == nil {
-			out, ok := result.(outcome)
-			if !ok {
-				return outcome{}, fmt.Errorf("root command: unexpected result %T", result)
-			}
-			return out, out.err
-		}
-		unsure := errors.Is(err, raft.ErrUnknownOutcome) || errors.Is(err, raft.ErrNotLeader)
-		if !unsure || errors.Is(err, raft.ErrStopped) || ctx.Err() != nil {
-			return outcome{}, fmt.Errorf("root command: %w", err)
-		}
-		timer := time.NewTimer(retryAfter)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return outcome{}, fmt.Errorf("root command: %w", err)
-		case <-timer.C:
-		}
+// propose returns the first of the numbers that a command gave out.
+func (c *Client) propose(ctx context.Context, cmd command) (uint64, error) {
+	if err := cmd.check(); err != nil {
+		return 0, err
 	}
+	first, err := c.seat.Propose(ctx, cmd.encode())
+	if err != nil {
+		return 0, fmt.Errorf("root command: %w", err)
+	}
+	return first, nil
 }
 
 func newNonce() []byte {

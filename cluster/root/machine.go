@@ -1,13 +1,6 @@
-// Package root is the machine of the root group: the small facts that the whole cluster agrees on. Its rows are opaque
-// to it, by kind and name: buckets, users and access keys, drives, placement groups, sessions, cluster information.
-// Its counters give out numbers that are never given out again: bucket ids, sessions, blocks of chunk ids.
-//
-// A row is changed by compare-and-swap on its revision. Every change carries a nonce, which the row keeps, so that a
-// change whose outcome was unknown is recognised when it is tried again.
 package root
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -24,10 +17,10 @@ const (
 	Cluster  Kind = 'c' // id, creation, integrity key
 	Drives   Kind = 'd' // the topology's drives, by id
 	Groups   Kind = 'g' // placement groups, by number
+	Tokens   Kind = 'j' // tokens to join by, not used yet
 	Keys     Kind = 'k' // access keys
-	Peers    Kind = 'p' // the topology's peers, by id
+	Peers    Kind = 'p' // the topology's peers
 	Sessions Kind = 's' // by number
-	Tokens   Kind = 'j' // join tokens, by their ids
 	Users    Kind = 'u' // by name
 )
 
@@ -42,22 +35,14 @@ const (
 	Any        Counter = 'a' // volume ids and whatever else needs a number
 )
 
-// Limits of a command, so that no entry grows past what one log append takes well.
-const (
-	MaxName  = 1 << 10
-	MaxValue = 1 << 20
-	maxBatch = 4 << 20
-)
-
-// prefix begins every key of the root group in the state database; the second byte is rowSpace or counterSpace.
+// prefix begins every key of the root group in the state database; the second byte is one of the spaces.
 const (
 	prefix       = 'R'
 	rowSpace     = 'r'
 	counterSpace = 'n'
+	nonceSpace   = 't' // nonces of commands, with what became of them
+	orderSpace   = 'o' // the same nonces by their age
 )
-
-// format is the number of the command format.
-const format = 1
 
 // Machine is the root group's raft.Machine. It holds no state of its own.
 type Machine struct{}
@@ -75,9 +60,8 @@ func (*Machine) Restored() {}
 
 // outcome is what Apply returns.
 type outcome struct {
-	err    error
-	first  uint64 // of the numbers that a counter gave out
-	values []Row  // the rows as they are now, in the order of the changes
+	err   error
+	first uint64 // of the numbers that a counter gave out
 }
 
 // Apply applies a command made by Client. A command that does not decode panics: the log holds what this package wrote.
@@ -89,21 +73,12 @@ func (*Machine) Apply(_, _ uint64, command []byte, r kv.Reader, b kv.Batch) any 
 	if c.counter != 0 {
 		return applyCounter(c, r, b)
 	}
-	return applyChanges(c, r, b)
+	return outcome{err: applyChanges(c, r, b)}
 }
 
 func applyCounter(c command, r kv.Reader, b kv.Batch) outcome {
 	key := []byte{prefix, counterSpace, byte(c.counter)}
-	var last uint64
-	switch v, err := r.Get(key); {
-	case err == nil && len(v) == 8:
-		last = binary.BigEndian.Uint64(v)
-	case err == nil:
-		panic(fmt.Sprintf("root: counter %c has %d bytes", c.counter, len(v)))
-	case !errors.Is(err, kv.ErrNotFound):
-		panic(fmt.Sprintf("root: read counter %c: %v", c.counter, err))
-	}
-	first := last + 1
+	first := numberAt(r, key) + 1
 	if c.floor > first {
 		first = c.floor
 	}
@@ -111,36 +86,57 @@ func applyCounter(c command, r kv.Reader, b kv.Batch) outcome {
 	return outcome{first: first}
 }
 
-// applyChanges makes all changes or none.
-func applyChanges(c command, r kv.Reader, b kv.Batch) outcome {
-	out := outcome{values: make([]Row, len(c.changes))}
-	for i, ch := range c.changes {
-		now, found, err := readRow(r, ch.row.Kind, ch.row.Name)
-		if err != nil {
-			panic(fmt.Sprintf("root: read row %c %q: %v", ch.row.Kind, ch.row.Name, err))
-		}
-		if found && bytes.Equal(now.nonce, c.nonce) {
-			// Only a change of this very command can have left its nonce: it is a retry, and nothing is done again.
-			out.values[i] = now
-			continue
-		}
-		if ch.remove && !found {
-			continue
-		}
-		if !ch.force && now.Revision != ch.row.Revision {
-			return outcome{err: ErrConflict}
-		}
-		out.values[i] = Row{Kind: ch.row.Kind, Name: ch.row.Name, Value: ch.row.Value, Revision: now.Revision + 1}
+// numberAt reads a number of 8 bytes, 0 when there is none.
+func numberAt(r kv.Reader, key []byte) uint64 {
+	v, err := r.Get(key)
+	switch {
+	case errors.Is(err, kv.ErrNotFound):
+		return 0
+	case err != nil:
+		panic(fmt.Sprintf("root: read number %q: %v", key, err))
+	case len(v) != 8:
+		panic(fmt.Sprintf("root: number %q has %d bytes", key, len(v)))
 	}
-	for i, ch := range c.changes {
+	return binary.BigEndian.Uint64(v)
+}
+
+// applyChanges makes all changes or none, once.
+func applyChanges(c command, r kv.Reader, b kv.Batch) error {
+	if became, known := recall(r, c.nonce); known {
+		return became
+	}
+	err := compare(c, r)
+	remember(r, b, c.nonce, err)
+	if err != nil {
+		return err
+	}
+	for _, ch := range c.changes {
 		key := rowKey(ch.row.Kind, ch.row.Name)
 		if ch.remove {
 			b.Delete(key)
 			continue
 		}
-		b.Put(key, encodeRow(out.values[i], c.nonce))
+		row := ch.row
+		row.Revision++
+		b.Put(key, encodeRow(row, c.nonce))
 	}
-	return out
+	return nil
+}
+
+// compare tells whether all rows are as the changes expect them.
+func compare(c command, r kv.Reader) error {
+	for _, ch := range c.changes {
+		now, found, err := readRow(r, ch.row.Kind, ch.row.Name)
+		if err != nil {
+			panic(fmt.Sprintf("root: read row %c %q: %v", ch.row.Kind, ch.row.Name, err))
+		}
+		switch {
+		case ch.remove && ch.force, ch.remove && !found && !ch.present:
+		case now.Revision != ch.row.Revision:
+			return ErrConflict
+		}
+	}
+	return nil
 }
 
 // Row is one row. Revision counts its writes; 0 in a change means that it must not exist.
@@ -149,39 +145,8 @@ type Row struct {
 	Name     string
 	Value    []byte
 	Revision uint64
-
-	nonce []byte
 }
 
 func rowKey(kind Kind, name string) []byte {
 	return append([]byte{prefix, rowSpace, byte(kind)}, name...)
-}
-
-func readRow(r kv.Reader, kind Kind, name string) (Row, bool, error) {
-	v, err := r.Get(rowKey(kind, name))
-	if errors.Is(err, kv.ErrNotFound) {
-		return Row{Kind: kind, Name: name}, false, nil
-	}
-	if err != nil {
-		return Row{}, false, err
-	}
-	row, err := decodeRow(kind, name, v)
-	return row, err == nil, err
-}
-
-// encodeRow writes revision, nonce and value.
-func encodeRow(row Row, nonce []byte) []byte {
-	b := binary.BigEndian.AppendUint64(make([]byte, 0, 8+nonceSize+len(row.Value)), row.Revision)
-	b = append(b, nonce...)
-	return append(b, row.Value...)
-}
-
-func decodeRow(kind Kind, name string, v []byte) (Row, error) {
-	if len(v) < 8+nonceSize {
-		return Row{}, fmt.Errorf("root row %c %q has %d bytes: %w", kind, name, len(v), errFormat)
-	}
-	return Row{
-		Kind: kind, Name: name, Revision: binary.BigEndian.Uint64(v),
-		nonce: bytes.Clone(v[8 : 8+nonceSize]), Value: bytes.Clone(v[8+nonceSize:]),
-	}, nil
 }

@@ -3,6 +3,7 @@ package root
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -199,6 +200,8 @@ func TestCommandsOfFormatOne(t *testing.T) {
 		{command{nonce: nonce, changes: []change{
 			{row: Row{Kind: Users, Name: "a", Value: []byte("v"), Revision: 2}}, {row: Row{Kind: Users, Name: "b"}, remove: true, force: true},
 		}}, "0100090909090909090909090909090909090275000201610176750300016200"},
+		{command{nonce: nonce, changes: []change{{row: Row{Kind: Tokens, Name: "t", Revision: 1}, remove: true, present: true}}},
+			"010009090909090909090909090909090909016a0501017400"},
 	} {
 		if got := fmt.Sprintf("%x", c.command.encode()); got != c.want {
 			t.Errorf("command %s, want %s", got, c.want)
@@ -221,4 +224,155 @@ func FuzzCommand(f *testing.F) {
 			t.Fatalf("%v came back as %v, %v", c, again, err)
 		}
 	})
+}
+
+// TestChangesPutAndRemoveTogether changes several rows by one command.
+func TestChangesPutAndRemoveTogether(t *testing.T) {
+	for _, lose := range []bool{false, true} {
+		g := newGroup(t)
+		g.lose = lose
+		c, ctx := NewClient(g), t.Context()
+		token, err := c.PutRow(ctx, Row{Kind: Tokens, Name: "once", Value: []byte("t")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		peer := Row{Kind: Peers, Name: "p1", Value: []byte("one")}
+		rows, err := c.Change(ctx, []Row{peer}, []Row{token, {Kind: Tokens, Name: "never there"}})
+		if err != nil || len(rows) != 1 || rows[0].Revision != 1 || string(rows[0].Value) != "one" {
+			t.Fatalf("change: %+v %v", rows, err)
+		}
+		// The token is used up: nobody else gets in by it.
+		if _, err = c.Change(ctx, []Row{{Kind: Peers, Name: "p2"}}, []Row{token}); !errors.Is(err, ErrConflict) {
+			t.Fatalf("a token was used twice: %v", err)
+		}
+		stale := rows[0]
+		stale.Revision = 7
+		if _, err = c.Change(ctx, []Row{{Kind: Peers, Name: "p2"}}, []Row{stale}); !errors.Is(err, ErrConflict) {
+			t.Fatalf("removal of another revision: %v", err)
+		}
+		left, err := c.Rows(ctx, Peers, "", "", 0)
+		if err != nil || len(left) != 1 || left[0].Name != "p1" || left[0].Revision != 1 {
+			t.Fatalf("rows %+v %v", left, err)
+		}
+		if _, err = c.Change(ctx, []Row{peer}, []Row{peer}); err == nil || errors.Is(err, ErrConflict) {
+			t.Fatalf("one row twice: %v", err)
+		}
+		if rows, err := c.Change(ctx, nil, nil); err != nil || len(rows) != 0 {
+			t.Fatalf("no change: %+v %v", rows, err)
+		}
+		if lose && g.lost == 0 {
+			t.Fatal("no answer was lost")
+		}
+	}
+}
+
+// TestARepeatedCommandIsAppliedOnce lets others change the rows between the two times that a command is applied.
+func TestARepeatedCommandIsAppliedOnce(t *testing.T) {
+	row := func(value string, revision uint64) Row {
+		return Row{Kind: Users, Name: "a", Value: []byte(value), Revision: revision}
+	}
+	put := func(r Row) change { return change{row: r} }
+	remove := func(revision uint64) change {
+		return change{row: row("", revision), remove: true, force: revision == 0}
+	}
+	for name, try := range map[string]struct {
+		before, twice, between []change // each a command
+		became                 error
+		value                  string // at the end; empty: no row
+	}{
+		"a row that was removed is not made again":    {nil, []change{put(row("x", 0))}, []change{remove(0)}, nil, ""},
+		"a row that was made anew is not removed":     {[]change{put(row("x", 0))}, []change{remove(0)}, []change{put(row("y", 0))}, nil, "y"},
+		"nor is it by its revision":                   {[]change{put(row("x", 0))}, []change{remove(1)}, []change{put(row("y", 0))}, nil, "y"},
+		"a row that was changed since is not changed": {[]change{put(row("x", 0))}, []change{put(row("y", 1))}, []change{put(row("z", 2))}, nil, "z"},
+		"a refused change stays refused":              {nil, []change{put(row("x", 1))}, []change{put(row("y", 0))}, ErrConflict, "y"},
+	} {
+		g := newGroup(t)
+		apply := func(b []byte) error {
+			out, err := g.Propose(t.Context(), b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return out.(outcome).err
+		}
+		fresh := func(changes []change) []byte { return command{nonce: newNonce(), changes: changes}.encode() }
+		twice := fresh(try.twice)
+		if err := apply(fresh(try.before)); err != nil {
+			t.Fatal(name, err)
+		}
+		first := apply(twice)
+		if err := apply(fresh(try.between)); err != nil {
+			t.Fatal(name, err)
+		}
+		second := apply(twice)
+		if !errors.Is(first, try.became) || !errors.Is(second, try.became) {
+			t.Errorf("%s: became %v, then %v", name, first, second)
+		}
+		now, found, err := readRow(g.db, Users, "a")
+		if err != nil || found != (try.value != "") || string(now.Value) != try.value {
+			t.Errorf("%s: the row is %q %v", name, now.Value, err)
+		}
+	}
+}
+
+// TestTheMemoryIsBounded applies more commands than are remembered.
+func TestTheMemoryIsBounded(t *testing.T) {
+	g := newGroup(t)
+	apply := func(n int) error {
+		nonce := make([]byte, nonceSize)
+		binary.BigEndian.PutUint64(nonce, uint64(n))
+		c := command{nonce: nonce, changes: []change{{row: Row{Kind: Users, Name: fmt.Sprint(n)}}}}
+		b := g.db.NewBatch()
+		err := applyChanges(c, g.db, b)
+		if writeErr := g.db.Write(b); writeErr != nil {
+			t.Fatal(writeErr)
+		}
+		return err
+	}
+	const more = 3
+	for n := range remembered + more {
+		if err := apply(n); err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	for _, space := range []byte{nonceSpace, orderSpace} {
+		it := g.db.Iterate(kv.Span{Start: []byte{prefix, space}, End: []byte{prefix, space + 1}})
+		count := 0
+		for it.Next() {
+			count++
+		}
+		it.Close()
+		want := remembered
+		if space == orderSpace {
+			want++ // the count of commands
+		}
+		if err := it.Err(); err != nil || count != want {
+			t.Errorf("%d keys in space %c, want %d: %v", count, space, want, err)
+		}
+	}
+	for n, want := range map[int]error{more: nil, remembered + more - 1: nil, more - 1: ErrConflict} {
+		if err := apply(n); !errors.Is(err, want) {
+			t.Errorf("command %d of %d again: %v, want %v", n, remembered+more, err, want)
+		}
+	}
+}
+
+// TestStaleReadsNeedNoLeader reads the state of a replica.
+func TestStaleReadsNeedNoLeader(t *testing.T) {
+	g := newGroup(t)
+	c := NewClient(g)
+	if _, err := c.PutRows(t.Context(), []Row{{Kind: Peers, Name: "a1"}, {Kind: Peers, Name: "a2"}, {Kind: Peers, Name: "b"}}); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := Stale(g.db, Peers, "a", "a1", 0)
+	if err != nil || len(rows) != 1 || rows[0].Name != "a2" || rows[0].Revision != 1 {
+		t.Fatalf("%+v %v", rows, err)
+	}
+	b := g.db.NewBatch()
+	b.Put(rowKey(Peers, "c"), []byte("short"))
+	if err := g.db.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if rows, err := Stale(g.db, Peers, "", "", 0); !errors.Is(err, errFormat) || rows != nil {
+		t.Fatalf("a damaged row: %+v %v", rows, err)
+	}
 }
