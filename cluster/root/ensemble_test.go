@@ -21,6 +21,9 @@ type ensemble struct {
 	mu     sync.Mutex
 	leader cluster.PeerID // zero: nobody
 	peers  map[cluster.PeerID]*peer
+	// proposed are the commands, and repeats how many came more than once.
+	proposed map[string]bool
+	repeats  int
 }
 
 // peer is one of them: its replica, its Router and what others reach.
@@ -39,7 +42,7 @@ type peer struct {
 // newEnsemble makes peers 1 to n, of which the first voters have a replica, and 1 leads.
 func newEnsemble(t *testing.T, voters, n byte) *ensemble {
 	t.Helper()
-	e := &ensemble{state: newGroup(t), peers: map[cluster.PeerID]*peer{}}
+	e := &ensemble{state: newGroup(t), peers: map[cluster.PeerID]*peer{}, proposed: map[string]bool{}}
 	for i := byte(1); i <= n; i++ {
 		p := &peer{ensemble: e, id: cluster.PeerID{i}}
 		config := Config{Self: p.id, Known: e.known, Remote: e.remote}
@@ -77,6 +80,15 @@ func (e *ensemble) leads() cluster.PeerID {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.leader
+}
+
+func (e *ensemble) note(command []byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.proposed[string(command)] {
+		e.repeats++
+	}
+	e.proposed[string(command)] = true
 }
 
 func (e *ensemble) known() []cluster.PeerID {
@@ -146,6 +158,7 @@ func (p *peer) Propose(ctx context.Context, command []byte) (any, error) {
 	if err := p.refuses(); err != nil {
 		return nil, err
 	}
+	p.ensemble.note(command)
 	return p.ensemble.state.Propose(ctx, command)
 }
 
