@@ -21,7 +21,7 @@ func (c *Catalog) SetFile(ctx context.Context, bucket BucketID, key string, id V
 // setCurrent changes the record of the current version in place, if id is the current one.
 func (c *Catalog) setCurrent(ctx context.Context, bucket BucketID, key string, id VersionID, op Op, change func(*record.Version)) (Version, error) {
 	var changed Version
-	out, err := c.write(ctx, op, []latchSpan{keyLatch(bucket, key)}, func(e *evaluation) error {
+	out, err := c.write(ctx, op.or(ctx), []latchSpan{keyLatch(bucket, key)}, func(e *evaluation) error {
 		t, err := e.target(bucket, key)
 		if err != nil {
 			return err
@@ -57,22 +57,27 @@ func (c *Catalog) setCurrent(ctx context.Context, bucket BucketID, key string, i
 // Nil tags remove them all. The version that it returns has no body.
 func (c *Catalog) SetTags(ctx context.Context, bucket BucketID, key string, id *VersionID, null bool, tags map[string]string) (Version, error) {
 	var changed Version
-	err := c.inPlace(ctx, bucket, key, id, null, func(v *record.Version) {
+	out, err := c.inPlace(ctx, OpFrom(ctx), bucket, key, id, null, func(e *evaluation, v *record.Version) {
 		v.Tags = fromMap(tags)
+		e.plan.Result.Version = summary(v)
 		changed = toVersion(key, v, nil)
 	})
+	if err == nil && out.repeated {
+		changed = toVersion(key, out.Version, nil)
+	}
 	return changed, err
 }
 
 // Lend marks a version as Shared before another one refers to its chunks: from then on only sweep may free them.
 // ErrNoSuchVersion says that it is gone: the borrower must not refer to it.
 func (c *Catalog) Lend(ctx context.Context, bucket BucketID, key string, id VersionID) error {
-	return c.inPlace(ctx, bucket, key, &id, false, func(v *record.Version) { v.Shared = true })
+	_, err := c.inPlace(ctx, Op{}, bucket, key, &id, false, func(_ *evaluation, v *record.Version) { v.Shared = true })
+	return err
 }
 
 // inPlace changes one version's record where it stands.
-func (c *Catalog) inPlace(ctx context.Context, bucket BucketID, key string, id *VersionID, null bool, change func(*record.Version)) error {
-	_, err := c.write(ctx, Op{}, []latchSpan{keyLatch(bucket, key)}, func(e *evaluation) error {
+func (c *Catalog) inPlace(ctx context.Context, op Op, bucket BucketID, key string, id *VersionID, null bool, change func(*evaluation, *record.Version)) (outcome, error) {
+	out, err := c.write(ctx, op, []latchSpan{keyLatch(bucket, key)}, func(e *evaluation) error {
 		v, isCurrent, err := e.wanted(bucket, key, id, null)
 		if err != nil {
 			return err
@@ -80,7 +85,7 @@ func (c *Catalog) inPlace(ctx context.Context, bucket BucketID, key string, id *
 		if v.DeleteMarker {
 			return ErrDeleteMarker
 		}
-		change(v)
+		change(e, v)
 		row := currentRow(bucket, key)
 		if !isCurrent {
 			row = versionRow(bucket, key, v.Id)
@@ -89,9 +94,9 @@ func (c *Catalog) inPlace(ctx context.Context, bucket BucketID, key string, id *
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("change version of %q: %w", key, err)
+		err = fmt.Errorf("change version of %q: %w", key, err)
 	}
-	return nil
+	return out, err
 }
 
 // wanted finds the version that a request names, or says why there is none.

@@ -45,38 +45,79 @@ func CheckBucketName(name string) error {
 
 func nameLatch(name string) latchSpan { return one("n" + name) }
 
-// CreateBucket makes a bucket without versioning. ErrBucketExists when the name is taken, by whomever.
+// CreateBucket makes a bucket without versioning. ErrBucketExists, and the bucket, when the name is taken, by whomever.
 func (c *Catalog) CreateBucket(ctx context.Context, name, owner string) (Bucket, error) {
 	if err := CheckBucketName(name); err != nil {
 		return Bucket{}, err
 	}
-	held, err := c.latches.acquire(ctx, nameLatch(name))
-	if err != nil {
-		return Bucket{}, err
-	}
-	defer c.latches.release(held)
-	if b, _, err := c.bucketRow(ctx, name); err == nil {
-		return b, fmt.Errorf("create bucket %q: %w", name, ErrBucketExists)
-	} else if !errors.Is(err, ErrNoSuchBucket) {
-		return Bucket{}, err
-	}
-	id, err := c.root.Allocate(ctx, root.BucketIDs)
-	if err != nil {
-		return Bucket{}, unavailable(err)
-	}
-	b := Bucket{ID: BucketID(id), Name: name, Created: c.config.Now().UTC(), Owner: owner}
-	// The tablet knows the bucket before the name means it: a crash between the two leaves a row that nothing names.
-	if err := c.tellTablet(ctx, b, false); err != nil {
+	b := Bucket{Name: name, Owner: owner}
+	err := c.during(ctx, func(ctx context.Context) error {
+		held, err := c.latches.acquire(ctx, nameLatch(name))
+		if err != nil {
+			return err
+		}
+		defer c.latches.release(held)
+		return c.createBucket(ctx, OpFrom(ctx), &b)
+	})
+	switch {
+	case errors.Is(err, ErrBucketExists):
+		return b, fmt.Errorf("create bucket %q: %w", name, err)
+	case err != nil:
 		return Bucket{}, fmt.Errorf("create bucket %q: %w", name, err)
 	}
-	_, err = c.root.PutRow(ctx, root.Row{Kind: root.Buckets, Name: name, Value: bucketValue(b)})
-	if errors.Is(err, root.ErrConflict) {
-		return Bucket{}, errors.Join(fmt.Errorf("create bucket %q: %w", name, ErrBucketExists), c.forgetBucket(ctx, b.ID))
-	}
-	if err != nil {
-		return Bucket{}, fmt.Errorf("create bucket %q: %w", name, unavailable(err))
-	}
 	return b, nil
+}
+
+// createBucket makes b under the latch of its name. The tablet knows the bucket before the name means it: a crash between
+// the two leaves a row that nothing names, and that a repetition with the same Op goes on with.
+func (c *Catalog) createBucket(ctx context.Context, op Op, b *Bucket) error {
+	before, err := c.bucketOf(ctx, op)
+	if err != nil {
+		return err
+	}
+	switch there, _, err := c.bucketRow(ctx, b.Name); {
+	case err == nil && there.ID == before:
+		*b = there
+		return nil
+	case err == nil:
+		*b = there
+		return errors.Join(ErrBucketExists, c.forgetBucket(ctx, before))
+	case !errors.Is(err, ErrNoSuchBucket):
+		return err
+	}
+	if b.Created = c.config.Now().UTC(); before != 0 {
+		b.ID = before
+		s, err := c.read(ctx)
+		if err != nil {
+			return err
+		}
+		if _, err := s.bucket(b.ID); err != nil {
+			if errors.Is(err, ErrNoSuchBucket) {
+				return nil // it was made, and deleted since
+			}
+			return err
+		}
+	} else {
+		id, err := c.root.Allocate(ctx, root.BucketIDs)
+		if err != nil {
+			return err
+		}
+		b.ID = BucketID(id)
+		if b.ID, err = c.tellTablet(ctx, op, *b); err != nil {
+			return err
+		}
+	}
+	_, err = c.root.PutRow(ctx, root.Row{Kind: root.Buckets, Name: b.Name, Value: bucketValue(*b)})
+	if errors.Is(err, root.ErrConflict) {
+		return errors.Join(ErrBucketExists, c.forgetBucket(ctx, b.ID))
+	}
+	return unsure(err)
+}
+
+// bucketOf is the bucket that a write of an Op told the tablet of, 0 when there was none.
+func (c *Catalog) bucketOf(ctx context.Context, op Op) (BucketID, error) {
+	result, err := c.answered(ctx, op)
+	return BucketID(result.GetId().GetClock()), err
 }
 
 func bucketValue(b Bucket) []byte {
@@ -149,11 +190,20 @@ func (c *Catalog) Buckets(ctx context.Context) ([]Bucket, error) {
 
 // SetVersioning changes a bucket's versioning. A bucket that had it cannot go back to Unversioned: ErrConflict.
 func (c *Catalog) SetVersioning(ctx context.Context, name string, v Versioning) error {
-	held, err := c.latches.acquire(ctx, nameLatch(name))
-	if err != nil {
+	return c.during(ctx, func(ctx context.Context) error {
+		held, err := c.latches.acquire(ctx, nameLatch(name))
+		if err != nil {
+			return err
+		}
+		defer c.latches.release(held)
+		return c.setVersioning(ctx, OpFrom(ctx), name, v)
+	})
+}
+
+func (c *Catalog) setVersioning(ctx context.Context, op Op, name string, v Versioning) error {
+	if done, err := c.answered(ctx, op); done != nil || err != nil {
 		return err
 	}
-	defer c.latches.release(held)
 	b, row, err := c.bucketRow(ctx, name)
 	if err != nil {
 		return err
@@ -164,36 +214,76 @@ func (c *Catalog) SetVersioning(ctx context.Context, name string, v Versioning) 
 	b.Versioning = v
 	row.Value = bucketValue(b)
 	if _, err := c.root.PutRow(ctx, row); err != nil {
-		return fmt.Errorf("versioning of bucket %q: %w", name, unavailable(err))
+		return fmt.Errorf("versioning of bucket %q: %w", name, unsure(err))
 	}
-	return c.tellTablet(ctx, b, false)
+	// From here on it is changed, by the next Catalog if not by this one.
+	_, err = c.tellTablet(ctx, op, b)
+	return unsure(err)
 }
 
-// tellTablet gives the tablet its copy of a bucket's settings. No write of the bucket is under way meanwhile.
-func (c *Catalog) tellTablet(ctx context.Context, b Bucket, fenced bool) error {
-	_, err := c.write(ctx, Op{}, bucketLatches(b.ID), func(e *evaluation) error {
-		e.plan.PutRecord(record.Local(record.LocalBucket, uint64(b.ID)), &record.Bucket{
-			Versioning: uint32(b.Versioning), Fenced: fenced,
-		})
+// tellTablet gives the tablet its copy of a bucket's settings. No write of the bucket is under way meanwhile. It returns
+// the bucket that the Op told of the first time.
+func (c *Catalog) tellTablet(ctx context.Context, op Op, b Bucket) (BucketID, error) {
+	out, err := c.write(ctx, op, bucketLatches(b.ID), func(e *evaluation) error {
+		e.putBucket(b, false)
 		return nil
 	})
-	return err
+	if err != nil {
+		return 0, err
+	}
+	return BucketID(out.Id.GetClock()), nil
+}
+
+// putBucket plans the tablet's copy of a bucket, with its id in the result.
+func (e *evaluation) putBucket(b Bucket, fenced bool) {
+	e.plan.PutRecord(record.Local(record.LocalBucket, uint64(b.ID)), &record.Bucket{
+		Versioning: uint32(b.Versioning), Fenced: fenced,
+	})
+	e.plan.Result.Id = &record.ID{Clock: uint64(b.ID)}
 }
 
 // DeleteBucket removes an empty bucket: one without objects, versions, delete markers and uploads. Else
 // ErrBucketNotEmpty.
 func (c *Catalog) DeleteBucket(ctx context.Context, name string) error {
-	held, err := c.latches.acquire(ctx, nameLatch(name))
+	err := c.during(ctx, func(ctx context.Context) error {
+		held, err := c.latches.acquire(ctx, nameLatch(name))
+		if err != nil {
+			return err
+		}
+		defer c.latches.release(held)
+		return c.deleteBucket(ctx, OpFrom(ctx), name)
+	})
+	if err != nil {
+		return fmt.Errorf("delete bucket %q: %w", name, err)
+	}
+	return nil
+}
+
+func (c *Catalog) deleteBucket(ctx context.Context, op Op, name string) error {
+	fenced, err := c.bucketOf(ctx, op)
 	if err != nil {
 		return err
 	}
-	defer c.latches.release(held)
 	b, row, err := c.bucketRow(ctx, name)
-	if err != nil {
+	if err != nil && (fenced == 0 || !errors.Is(err, ErrNoSuchBucket)) {
 		return err
 	}
-	// The fence and the look at the counters are one command: no write comes between them, and none after.
-	_, err = c.write(ctx, Op{}, bucketLatches(b.ID), func(e *evaluation) error {
+	if fenced == 0 {
+		if fenced, err = c.fenceBucket(ctx, op, b); err != nil {
+			return err
+		}
+	}
+	// From here on it is deleted, by the next Catalog if not by this one.
+	if b.ID == fenced {
+		return unsure(c.dropBucket(ctx, b, row))
+	}
+	return unsure(c.forgetBucket(ctx, fenced)) // its name is gone, and may be another's
+}
+
+// fenceBucket refuses all further writes of an empty bucket, and returns the one that the Op fenced the first time. The
+// fence and the look at the counters are one command: no write comes between them, and none after.
+func (c *Catalog) fenceBucket(ctx context.Context, op Op, b Bucket) (BucketID, error) {
+	out, err := c.write(ctx, op, bucketLatches(b.ID), func(e *evaluation) error {
 		u, err := e.usage(b.ID)
 		if err != nil {
 			return err
@@ -201,18 +291,13 @@ func (c *Catalog) DeleteBucket(ctx context.Context, name string) error {
 		if u.Objects|u.Versions|u.Uploads != 0 {
 			return ErrBucketNotEmpty
 		}
-		e.plan.PutRecord(record.Local(record.LocalBucket, uint64(b.ID)), &record.Bucket{
-			Versioning: uint32(b.Versioning), Fenced: true,
-		})
+		e.putBucket(b, true)
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("delete bucket %q: %w", name, err)
+		return 0, err
 	}
-	if err := c.dropBucket(ctx, b, row); err != nil {
-		return fmt.Errorf("delete bucket %q: %w", name, err)
-	}
-	return nil
+	return BucketID(out.Id.GetClock()), nil
 }
 
 // dropBucket finishes the deletion of a fenced bucket: the name goes first.
@@ -223,7 +308,11 @@ func (c *Catalog) dropBucket(ctx context.Context, b Bucket, row root.Row) error 
 	return c.forgetBucket(ctx, b.ID)
 }
 
+// forgetBucket removes what the tablet has of a bucket without a name.
 func (c *Catalog) forgetBucket(ctx context.Context, id BucketID) error {
+	if id == 0 {
+		return nil
+	}
 	_, err := c.write(ctx, Op{}, bucketLatches(id), func(e *evaluation) error {
 		e.plan.Delete(record.Local(record.LocalBucket, uint64(id)))
 		e.plan.Delete(record.Local(record.LocalUsage, uint64(id)))
@@ -255,7 +344,7 @@ func (c *Catalog) finishBuckets(ctx context.Context) error {
 		case found && known.Fenced:
 			err = c.dropBucket(ctx, b, row)
 		case !found || Versioning(known.Versioning) != b.Versioning:
-			err = c.tellTablet(ctx, b, false)
+			_, err = c.tellTablet(ctx, Op{}, b)
 		}
 		if err != nil {
 			return err

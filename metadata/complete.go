@@ -27,7 +27,7 @@ const (
 func (c *Catalog) Complete(ctx context.Context, p Complete) (Version, error) {
 	var made Version
 	spans := []latchSpan{keyLatch(p.Bucket, p.Key), uploadLatch(p.Bucket, p.Upload)}
-	out, err := c.write(ctx, p.Op, spans, func(e *evaluation) error {
+	out, err := c.write(ctx, p.Op.or(ctx), spans, func(e *evaluation) error {
 		u, err := e.upload(p.Bucket, p.Key, p.Upload)
 		if errors.Is(err, ErrNoSuchUpload) {
 			before, readErr := e.completedBefore(p.Bucket, p.Key, p.Upload)

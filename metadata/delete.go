@@ -17,7 +17,7 @@ func (c *Catalog) Delete(ctx context.Context, d Delete) (Deleted, error) {
 	if d.Empty {
 		span = prefixLatch(d.Bucket, d.Key)
 	}
-	out, err := c.write(ctx, d.Op, []latchSpan{span}, func(e *evaluation) error { return e.remove(d) })
+	out, err := c.write(ctx, d.Op.or(ctx), []latchSpan{span}, func(e *evaluation) error { return e.remove(d) })
 	if err != nil {
 		return Deleted{}, fmt.Errorf("delete %q: %w", d.Key, err)
 	}

@@ -118,7 +118,7 @@ func (s state) row(key []byte) (Row, error) {
 // PutRow writes an opaque row if its revision is still the given one (0: it must not exist), else ErrConflict. It
 // returns the row with its new revision.
 func (c *Catalog) PutRow(ctx context.Context, row Row) (Row, error) {
-	out, err := c.write(ctx, Op{}, []latchSpan{rowLatch(row.Key)}, func(e *evaluation) error {
+	out, err := c.write(ctx, OpFrom(ctx), []latchSpan{rowLatch(row.Key)}, func(e *evaluation) error {
 		now, err := e.row(row.Key)
 		if err != nil {
 			return err
@@ -150,7 +150,7 @@ func (e *evaluation) putRows(rows []Row) error {
 
 // DeleteRow removes an opaque row; removing what is not there succeeds.
 func (c *Catalog) DeleteRow(ctx context.Context, key []byte) error {
-	_, err := c.write(ctx, Op{}, []latchSpan{rowLatch(key)}, func(e *evaluation) error {
+	_, err := c.write(ctx, OpFrom(ctx), []latchSpan{rowLatch(key)}, func(e *evaluation) error {
 		now, err := e.row(key)
 		if err == nil && now.Revision != 0 {
 			e.plan.Delete(record.Opaque(key))

@@ -164,7 +164,7 @@ func newWorldOn(t testing.TB, db *kv.DB) *world {
 // open makes a Catalog over the state as it is, as a new process would.
 func (w *world) open() {
 	w.t.Helper()
-	c, err := New(w.ctx, Config{Root: w.root, Tablet: w.tablet, Now: w.clock.Now})
+	c, err := New(w.ctx, Config{Root: root.NewClient(w.root), Tablet: w.tablet, Now: w.clock.Now})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -97,7 +97,7 @@ func (c *Catalog) Hold(ctx context.Context, session uint64, bucket BucketID, key
 	}
 	var until time.Time
 	spans := []latchSpan{keyLatch(bucket, key), holdLatch(session, id)}
-	_, err := c.write(ctx, Op{}, spans, func(e *evaluation) error {
+	out, err := c.write(ctx, OpFrom(ctx), spans, func(e *evaluation) error {
 		if fenced, err := e.fenced(session); err != nil || fenced {
 			return errors.Join(err, ErrSessionFenced)
 		}
@@ -106,6 +106,7 @@ func (c *Catalog) Hold(ctx context.Context, session uint64, bucket BucketID, key
 		if l, until, err = e.lineageOf(bucket, key, id); err != nil {
 			return err
 		}
+		e.plan.Result.Modified = fromTime(until)
 		row := holdRow(uint64(bucket), l, session, heldByReader, id.Clock)
 		count, err := e.holdCount(row)
 		if err != nil {
@@ -119,10 +120,15 @@ func (c *Catalog) Hold(ctx context.Context, session uint64, bucket BucketID, key
 		return fmt.Errorf("hold %q: %w", key, err)
 	}
 	// A hold that was committed before the time of the freed row is seen by everyone who asks for rows after it.
-	if !until.IsZero() && !c.config.Now().Before(until) {
-		return errors.Join(fmt.Errorf("hold %q: %w", key, ErrNoSuchVersion), c.Release(ctx, session, bucket, key, id))
+	until = toTime(out.Modified)
+	if until.IsZero() || c.config.Now().Before(until) {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("hold %q: %w", key, ErrNoSuchVersion)
+	if out.repeated {
+		return err // the first try came too late too, and took it back, or it ends with the session
+	}
+	return errors.Join(err, c.release(ctx, Op{}, session, bucket, key, id))
 }
 
 func holdLatch(session uint64, id VersionID) latchSpan {
@@ -145,7 +151,11 @@ func (s state) holdCount(row []byte) (uint64, error) {
 
 // Release takes one Hold back. Releasing what is not held is no error.
 func (c *Catalog) Release(ctx context.Context, session uint64, bucket BucketID, key string, id VersionID) error {
-	_, err := c.write(ctx, Op{}, []latchSpan{holdLatch(session, id)}, func(e *evaluation) error {
+	return c.release(ctx, OpFrom(ctx), session, bucket, key, id)
+}
+
+func (c *Catalog) release(ctx context.Context, op Op, session uint64, bucket BucketID, key string, id VersionID) error {
+	_, err := c.write(ctx, op, []latchSpan{holdLatch(session, id)}, func(e *evaluation) error {
 		owned := ownedHoldRow(session, bucket, id)
 		row, err := e.r.Get(owned)
 		if errors.Is(err, kv.ErrNotFound) {

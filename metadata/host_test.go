@@ -40,7 +40,7 @@ func hostConfig(t testing.TB, f vfs.FS, dir string) raft.Config {
 
 func catalogOn(t testing.TB, h *raft.Host) *Catalog {
 	t.Helper()
-	c, err := New(t.Context(), Config{Root: h.Group(1), Tablet: h.Group(2)})
+	c, err := New(t.Context(), Config{Root: root.NewClient(h.Group(1)), Tablet: h.Group(2)})
 	if err != nil {
 		t.Fatal(err)
 	}

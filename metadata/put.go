@@ -19,7 +19,7 @@ func (c *Catalog) Put(ctx context.Context, p Put) (Version, error) {
 		spans = append(spans, stageLatch(p.Unstage))
 	}
 	var stored Version
-	out, err := c.write(ctx, p.Op, spans, func(e *evaluation) error {
+	out, err := c.write(ctx, p.Op.or(ctx), spans, func(e *evaluation) error {
 		v, body, err := e.put(p)
 		if err != nil {
 			return err

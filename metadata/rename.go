@@ -18,7 +18,7 @@ func (c *Catalog) Rename(ctx context.Context, r Rename) (Version, error) {
 	}
 	var moved Version
 	spans := []latchSpan{keyLatch(r.Bucket, r.From), keyLatch(r.Bucket, r.To)}
-	out, err := c.write(ctx, r.Op, spans, func(e *evaluation) error {
+	out, err := c.write(ctx, r.Op.or(ctx), spans, func(e *evaluation) error {
 		v, body, err := e.rename(r)
 		if err == nil {
 			moved = toVersion(r.To, v, body)

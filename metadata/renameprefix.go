@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/holdfast/holdfast/cluster/kv"
+	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/metadata/record"
 )
 
@@ -30,13 +31,14 @@ var ErrBadRename = errors.New("prefix cannot be renamed like that")
 // with 4 MiB of records and 1 MiB of names move as one command; more of them in several, and no other write below the two prefixes
 // comes between them. After a crash the rest follows before writes are served. No key is ever under both names or
 // neither. ErrDirNotEmpty when to holds keys other than its marker, ErrNoSuchKey when from holds none. When ctx ends
-// early, the move goes on.
+// early, the move goes on. Repeated with the same Op it returns when the whole of it is done.
 func (c *Catalog) RenamePrefix(ctx context.Context, bucket BucketID, from, to string) error {
 	if !strings.HasSuffix(from, "/") || !strings.HasSuffix(to, "/") || strings.HasPrefix(to, from) || strings.HasPrefix(from, to) {
 		return fmt.Errorf("%q to %q: %w", from, to, ErrBadRename)
 	}
+	op := OpFrom(ctx)
 	job := prefixRename{c, &record.Rename{Bucket: uint64(bucket), From: []byte(from), To: []byte(to), Started: fromTime(c.config.Now())}}
-	if err := c.enter(); err != nil {
+	if err := c.admit(); err != nil {
 		return err
 	}
 	held, err := c.latches.acquire(ctx, job.spans()...)
@@ -48,7 +50,7 @@ func (c *Catalog) RenamePrefix(ctx context.Context, bucket BucketID, from, to st
 	go func() {
 		defer c.work.Done()
 		defer c.latches.release(held)
-		done <- job.run(c.life)
+		done <- job.run(c.life, op)
 	}()
 	select {
 	case err = <-done:
@@ -80,9 +82,9 @@ func (j prefixRename) journalRow() []byte {
 }
 
 // run does it in one command, or writes the journal and goes on with the first piece and the rest.
-func (j prefixRename) run(ctx context.Context) error {
+func (j prefixRename) run(ctx context.Context, op Op) error {
 	whole := false
-	_, err := j.c.write(ctx, Op{}, nil, func(e *evaluation) error {
+	out, err := j.c.write(ctx, op, nil, func(e *evaluation) error {
 		if err := j.allowed(e); err != nil {
 			return err
 		}
@@ -92,10 +94,27 @@ func (j prefixRename) run(ctx context.Context) error {
 		}
 		return err
 	})
+	if err == nil && out.repeated {
+		// The latches were free: it is done, or it stopped in its middle.
+		whole, err = j.over(ctx)
+	}
 	if err != nil || whole {
 		return err
 	}
-	return j.rest(ctx)
+	if err = j.rest(ctx); errors.Is(err, ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", raft.ErrUnknownOutcome, err) // the journal is there: the next Catalog goes on
+	}
+	return err
+}
+
+// over tells that the journal has no such rename.
+func (j prefixRename) over(ctx context.Context) (bool, error) {
+	s, err := j.c.read(ctx)
+	if err != nil {
+		return false, err
+	}
+	found, err := s.get(j.journalRow(), new(record.Rename))
+	return !found, err
 }
 
 // allowed checks what only holds before the first key moved.
@@ -231,7 +250,7 @@ func (c *Catalog) resumeRenames(ctx context.Context) error {
 }
 
 func (c *Catalog) resumeRename(ctx context.Context, job prefixRename) error {
-	if err := c.enter(); err != nil {
+	if err := c.admit(); err != nil {
 		return err
 	}
 	held, err := c.latches.acquire(ctx, job.spans()...)
@@ -242,7 +261,7 @@ func (c *Catalog) resumeRename(ctx context.Context, job prefixRename) error {
 	go func() {
 		defer c.work.Done()
 		defer c.latches.release(held)
-		if err := job.rest(c.life); err != nil {
+		if err := job.rest(c.life); err != nil && !c.over(err) {
 			c.log.Error("prefix rename is not finished", "bucket", job.r.Bucket, "from", job.from(), "to", job.to(), "err", err)
 		}
 	}()

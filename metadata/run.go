@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/holdfast/holdfast/cluster/raft"
 )
 
 const (
@@ -16,7 +18,8 @@ const (
 )
 
 // Run does the background work until ctx ends: it ends the sessions whose lease is over (their stages are published),
-// and removes the results of completed uploads after their time. It returns nil when ctx ends.
+// and removes the results of completed uploads after their time. It returns nil when ctx ends. Where a deposed Catalog
+// still runs beside the next one it does nothing: all that it finds it must write first.
 func (c *Catalog) Run(ctx context.Context) error {
 	ticker := time.NewTicker(tend)
 	defer ticker.Stop()
@@ -39,16 +42,21 @@ func (c *Catalog) endOverdue(ctx context.Context) {
 		if id == c.session || !c.sessions.endIfOver(id, c.config.Now()) {
 			continue
 		}
-		if err := c.endSession(ctx, id); err != nil && !errors.Is(err, context.Canceled) {
+		if err := c.endSession(ctx, id); err != nil && !c.over(err) {
 			c.log.Error("session did not end", "session", id, "err", err)
 		}
 	}
 }
 
+// over tells that background work failed because the Catalog or its work ends: the next leader goes on with it.
+func (c *Catalog) over(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, raft.ErrNotLeader) || c.life.Err() != nil
+}
+
 func (c *Catalog) pruneAll(ctx context.Context) {
 	for {
 		n, err := c.pruneResults(ctx, pruneBatch)
-		if err != nil && !errors.Is(err, context.Canceled) {
+		if err != nil && !c.over(err) {
 			c.log.Error("results of uploads were not pruned", "err", err)
 		}
 		if err != nil || n < pruneBatch {

@@ -169,7 +169,15 @@ func (c *Catalog) TakeSession(ctx context.Context, name string, lease time.Durat
 	return c.openSession(ctx, clientSession, name, lease)
 }
 
-func (c *Catalog) openSession(ctx context.Context, kind uint32, name string, lease time.Duration) (uint64, error) {
+func (c *Catalog) openSession(ctx context.Context, kind uint32, name string, lease time.Duration) (id uint64, err error) {
+	err = c.during(ctx, func(ctx context.Context) error {
+		id, err = c.newSession(ctx, kind, name, lease)
+		return err
+	})
+	return id, err
+}
+
+func (c *Catalog) newSession(ctx context.Context, kind uint32, name string, lease time.Duration) (uint64, error) {
 	held, err := c.latches.acquire(ctx, openLatch())
 	if err != nil {
 		return 0, err
@@ -189,6 +197,11 @@ func (c *Catalog) openSession(ctx context.Context, kind uint32, name string, lea
 		return 0, fmt.Errorf("encode session: %w", err)
 	}
 	if _, err := c.root.PutRow(ctx, root.Row{Kind: root.Sessions, Name: sessionName(id), Value: value}); err != nil {
+		return 0, fmt.Errorf("open session: %w", unavailable(err))
+	}
+	// A Catalog of a later term that read the sessions before this one was among them would not know it. The row of one
+	// that is not given out ends with its lease.
+	if _, err := c.barrier(ctx); err != nil {
 		return 0, fmt.Errorf("open session: %w", unavailable(err))
 	}
 	c.sessions.add(id, &sessionState{name: name, lease: lease, renewed: c.config.Now()})
@@ -239,7 +252,10 @@ func (c *Catalog) loadSessions(ctx context.Context) error {
 }
 
 // RenewSession begins a session's lease anew. ErrSessionFenced says that it is over.
-func (c *Catalog) RenewSession(_ context.Context, id uint64) error {
+func (c *Catalog) RenewSession(ctx context.Context, id uint64) error {
+	if _, err := c.barrier(ctx); err != nil {
+		return fmt.Errorf("renew session %d: %w", id, unavailable(err))
+	}
 	if !c.sessions.renew(id, c.config.Now()) {
 		return fmt.Errorf("renew session %d: %w", id, ErrSessionFenced)
 	}
@@ -252,14 +268,22 @@ func (c *Catalog) CloseSession(ctx context.Context, id uint64) error {
 	if id == c.session {
 		return errors.New("the catalog's own session ends with it")
 	}
+	if _, err := c.barrier(ctx); err != nil {
+		return fmt.Errorf("end session %d: %w", id, unavailable(err))
+	}
 	if !c.sessions.end(id) {
 		return nil
 	}
 	return c.endSession(ctx, id)
 }
 
-// endSession does all that ends a session. Every step may be repeated after a crash: the root row goes last.
+// endSession does all that ends a session. Every step may be repeated, after a crash and by two Catalogs at once: the
+// root row goes last, after the tablet accepted all the others.
 func (c *Catalog) endSession(ctx context.Context, id uint64) error {
+	return c.during(ctx, func(ctx context.Context) error { return c.stepsOfEnd(ctx, id) })
+}
+
+func (c *Catalog) stepsOfEnd(ctx context.Context, id uint64) error {
 	held, err := c.latches.acquire(ctx, sessionLatches(id)...)
 	if err != nil {
 		return err
@@ -346,7 +370,7 @@ func (c *Catalog) abortOwned(ctx context.Context, session uint64) error {
 		if err != nil {
 			return fmt.Errorf("upload row %x: %w", row, err)
 		}
-		err = c.Abort(ctx, BucketID(bucket), key, toUploadID(id), Op{})
+		err = c.abort(ctx, BucketID(bucket), key, toUploadID(id), Op{})
 		if err != nil && !errors.Is(err, ErrNoSuchUpload) {
 			return err
 		}

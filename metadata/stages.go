@@ -39,7 +39,7 @@ func (c *Catalog) Stage(ctx context.Context, s Stage) error {
 	}
 	intents := Put{Intents: s.Put.Intents}
 	spans := append(intents.spans(), stageLatch(s.StageKey), keyLatch(s.Put.Bucket, s.Put.Version.Key))
-	_, err := c.write(ctx, Op{}, spans, func(e *evaluation) error {
+	_, err := c.write(ctx, OpFrom(ctx), spans, func(e *evaluation) error {
 		if fenced, err := e.fenced(s.Session); err != nil || fenced {
 			return errors.Join(err, ErrSessionFenced)
 		}
@@ -120,7 +120,7 @@ func (e *evaluation) dropStageFor(k StageKey, next *record.Stage) error {
 
 // Discard forgets a stage and frees its Own. Discarding what is not there is no error.
 func (c *Catalog) Discard(ctx context.Context, k StageKey) error {
-	_, err := c.write(ctx, Op{}, []latchSpan{stageLatch(k)}, func(e *evaluation) error {
+	_, err := c.write(ctx, OpFrom(ctx), []latchSpan{stageLatch(k)}, func(e *evaluation) error {
 		return e.dropStage(k, nil)
 	})
 	if err != nil {

@@ -20,7 +20,7 @@ func (c *Catalog) CreateUpload(ctx context.Context, bucket BucketID, u Upload, o
 	if err := checkKey(u.Key); err != nil {
 		return Upload{}, err
 	}
-	out, err := c.write(ctx, op, []latchSpan{keyLatch(bucket, u.Key)}, func(e *evaluation) error {
+	out, err := c.write(ctx, op.or(ctx), []latchSpan{keyLatch(bucket, u.Key)}, func(e *evaluation) error {
 		if _, err := e.bucket(bucket); err != nil {
 			return err
 		}
@@ -75,7 +75,7 @@ func (c *Catalog) PutPart(ctx context.Context, bucket BucketID, key string, id U
 	}
 	p.Adopted, p.Rest = false, nil
 	spans := append(Put{Intents: intents}.spans(), partLatch(bucket, id, p.Number))
-	out, err := c.write(ctx, op, spans, func(e *evaluation) error {
+	out, err := c.write(ctx, op.or(ctx), spans, func(e *evaluation) error {
 		if _, err := e.upload(bucket, key, id); err != nil {
 			return err
 		}
@@ -211,6 +211,10 @@ func (s state) uploads(l ListUploads) (UploadsPage, error) {
 
 // Abort ends an upload and frees its parts.
 func (c *Catalog) Abort(ctx context.Context, bucket BucketID, key string, id UploadID, op Op) error {
+	return c.abort(ctx, bucket, key, id, op.or(ctx))
+}
+
+func (c *Catalog) abort(ctx context.Context, bucket BucketID, key string, id UploadID, op Op) error {
 	_, err := c.write(ctx, op, []latchSpan{keyLatch(bucket, key), uploadLatch(bucket, id)}, func(e *evaluation) error {
 		u, err := e.upload(bucket, key, id)
 		if err != nil {

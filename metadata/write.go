@@ -88,12 +88,18 @@ type outcome struct {
 
 // write decides and commits one write. evaluate runs under the latches of spans, reads the state as of the last write
 // on them, and fills the plan; an error of it ends the write with nothing changed. A plan without effects commits
-// nothing. evaluate runs again when the group's term changed.
+// nothing. evaluate runs again when the term of a replica that leads alone changed.
 func (c *Catalog) write(ctx context.Context, op Op, spans []latchSpan, evaluate func(*evaluation) error) (outcome, error) {
-	if err := c.enter(); err != nil {
-		return outcome{}, err
-	}
-	defer c.work.Done()
+	var out outcome
+	err := c.during(ctx, func(ctx context.Context) error {
+		var err error
+		out, err = c.latched(ctx, op, spans, evaluate)
+		return err
+	})
+	return out, err
+}
+
+func (c *Catalog) latched(ctx context.Context, op Op, spans []latchSpan, evaluate func(*evaluation) error) (outcome, error) {
 	held, err := c.latches.acquire(ctx, spans...)
 	if err != nil {
 		return outcome{}, err
@@ -114,7 +120,7 @@ func (c *Catalog) write(ctx context.Context, op Op, spans []latchSpan, evaluate 
 	if !w.handedOver {
 		w.release()
 	}
-	return out, unavailable(err)
+	return out, err
 }
 
 // writing is one write under its latches.
@@ -142,9 +148,9 @@ func (w *writing) run(evaluate func(*evaluation) error) (outcome, error) {
 // try evaluates once and commits. again says that nothing was changed and another evaluation may do it.
 func (w *writing) try(evaluate func(*evaluation) error) (out outcome, again bool, err error) {
 	c := w.c
-	term, err := c.tablet.Barrier(w.ctx)
+	term, err := c.barrier(w.ctx)
 	if err != nil {
-		return outcome{}, errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, raft.ErrStopped), err
+		return outcome{}, c.passes(err), err
 	}
 	e := &evaluation{state: state{c.tablet.State()}, plan: new(tablet.Plan), term: term, now: c.config.Now().UTC(), c: c}
 	if w.op != (Op{}) {
@@ -195,14 +201,14 @@ func (w *writing) commit(command []byte) (out outcome, again bool, err error) {
 		return outcome{}, false, fmt.Errorf("%w: %w", ErrTooLarge, err)
 	}
 	if !errors.Is(err, raft.ErrUnknownOutcome) {
-		return outcome{}, errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, raft.ErrStopped), err
+		return outcome{}, w.c.passes(err), err
 	}
-	if enterErr := w.c.enter(); enterErr != nil {
+	if w.c.admit() != nil {
 		return outcome{}, false, err
 	}
 	w.handedOver = true
 	settled := make(chan settlement)
-	go w.settle(command, settled)
+	go w.settle(command, err, settled)
 	select {
 	case s := <-settled:
 		w.handedOver = false
@@ -220,9 +226,9 @@ type settlement struct {
 
 // settle finds out what became of a command of unknown outcome, and gives the latches back to the writer, or releases
 // them when the writer has left.
-func (w *writing) settle(command []byte, settled chan<- settlement) {
+func (w *writing) settle(command []byte, unknown error, settled chan<- settlement) {
 	defer w.c.work.Done()
-	s := w.settlement(command)
+	s := w.settlement(command, unknown)
 	select {
 	case settled <- s:
 	case <-w.ctx.Done():
@@ -231,19 +237,25 @@ func (w *writing) settle(command []byte, settled chan<- settlement) {
 }
 
 // settlement repeats the command until its outcome is known. The tablet applies it at most once. When the repetition
-// is refused as one of an earlier term, neither was applied or will be: entries of the log never go back in terms.
-func (w *writing) settlement(command []byte) settlement {
+// is refused as one of an earlier term, neither was applied or will be: entries of the log never go back in terms. When
+// this replica cannot find out, because the Catalog ends or another leads, the outcome stays unknown.
+func (w *writing) settlement(command []byte, unknown error) settlement {
 	for {
 		result, err := w.c.tablet.Propose(w.c.life, command)
 		switch {
 		case err == nil:
 			out, again, err := decided(result)
+			if errors.Is(err, ErrSessionFenced) {
+				// What the session did may be forgotten with it.
+				err = fmt.Errorf("%w: %w", unknown, err)
+			}
 			return settlement{out, again, err}
-		case errors.Is(err, raft.ErrStopped) || w.c.life.Err() != nil:
-			return settlement{err: err}
+		case errors.Is(err, raft.ErrStopped) || w.c.life.Err() != nil,
+			errors.Is(err, raft.ErrNotLeader) && !w.c.passes(err):
+			return settlement{err: fmt.Errorf("%w: %w", unknown, err)}
 		}
-		if err := sleep(w.c.life, retryAfter); err != nil {
-			return settlement{err: err}
+		if sleep(w.c.life, retryAfter) != nil {
+			return settlement{err: unknown}
 		}
 	}
 }

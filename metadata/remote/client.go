@@ -184,9 +184,7 @@ func (x *exchange) drain() {
 // ask calls a procedure at the other side.
 func ask[Q, A any](ctx context.Context, c *Client, p *procedure[Q, A], q *Q) (answer A, err error) {
 	kept := buffers.Get().(*[]byte)
-	frame := p.question.append(beginFrame(*kept), q)
-	endFrame(frame, kindQuestion)
-	x, err := c.begin(ctx, p.name, p.writes, frame)
+	x, err := c.begin(ctx, p.name, p.writes, p.frame(ctx, *kept, q))
 	if err != nil {
 		return answer, err // a transport that failed may still read the frame: it is not used again
 	}

@@ -14,6 +14,7 @@ const (
 	kindAlive    = 2 // the call is under way; no payload
 	kindItems    = 3 // items of a stream, one after the other
 	kindAnswer   = 4 // fault and value: the last frame
+	kindWrite    = 5 // a question behind an Op, which metadata.WithOp gave
 )
 
 const (

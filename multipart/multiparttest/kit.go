@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/chunkstore/storetest"
 	"github.com/holdfast/holdfast/cluster/raft"
+	"github.com/holdfast/holdfast/cluster/root"
 	"github.com/holdfast/holdfast/cluster/vfs"
 	"github.com/holdfast/holdfast/metadata"
 	"github.com/holdfast/holdfast/multipart"
@@ -91,7 +92,7 @@ func (k *Kit) start(host *raft.Host) {
 	k.host = host
 	k.tablet = &group{Group: host.Group(tabletGroup)}
 	var err error
-	k.Catalog, err = metadata.New(k.T.Context(), metadata.Config{Root: host.Group(rootGroup), Tablet: k.tablet, Now: k.Clock.Now})
+	k.Catalog, err = metadata.New(k.T.Context(), metadata.Config{Root: root.NewClient(host.Group(rootGroup)), Tablet: k.tablet, Now: k.Clock.Now})
 	if err != nil {
 		k.T.Fatal(err)
 	}

@@ -73,7 +73,7 @@ func (p *Peer) openCore(ctx context.Context) (_ *core, err error) {
 		return nil, err
 	}
 	if c.catalog, err = metadata.New(ctx, metadata.Config{
-		Root: c.host.Group(rootGroup), Tablet: c.host.Group(tabletGroup), Now: p.seams.Now, Log: p.log,
+		Root: root.NewClient(c.host.Group(rootGroup)), Tablet: c.host.Group(tabletGroup), Now: p.seams.Now, Log: p.log,
 	}); err != nil {
 		return nil, fmt.Errorf("open the names: %w", err)
 	}
