@@ -181,10 +181,22 @@ func (x *exchange) drain() {
 	_, _ = x.body.Read(b[:]) // whatever it says, the answer is here
 }
 
+// frame makes the frame of a question in buf. A write takes the Op of its context along.
+func (p *procedure[Q, A]) frame(ctx context.Context, buf []byte, q *Q) []byte {
+	frame, kind := beginFrame(buf), byte(kindQuestion)
+	if op := metadata.OpFrom(ctx); p.writes && op != (metadata.Op{}) {
+		frame, kind = ops.append(frame, &op), kindWrite
+	}
+	frame = p.question.append(frame, q)
+	endFrame(frame, kind)
+	return frame
+}
+
 // ask calls a procedure at the other side.
 func ask[Q, A any](ctx context.Context, c *Client, p *procedure[Q, A], q *Q) (answer A, err error) {
 	kept := buffers.Get().(*[]byte)
-	x, err := c.begin(ctx, p.name, p.writes, p.frame(ctx, *kept, q))
+	frame := p.frame(ctx, *kept, q)
+	x, err := c.begin(ctx, p.name, p.writes, frame)
 	if err != nil {
 		return answer, err // a transport that failed may still read the frame: it is not used again
 	}

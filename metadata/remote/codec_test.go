@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"context"
 	"bytes"
 	"errors"
 	"flag"
@@ -220,6 +221,8 @@ func golden() []byte {
 	frame := append(beginFrame(nil), "payload"...)
 	endFrame(frame, kindQuestion)
 	fmt.Fprintf(&b, "frame of a question: %x\n", frame)
+	op := metadata.WithOp(context.Background(), metadata.Op{Session: 3, Seq: 300})
+	fmt.Fprintf(&b, "frame of a write with an Op: %x\n", deleteRow.frame(op, nil, &metadata.Row{Key: []byte("key")}))
 	return b.Bytes()
 }
 

@@ -64,8 +64,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := http.NewResponseController(w)
 	kind, question, err := readFrame(&paced{r, c}, *kept, maxQuestion)
 	defer func() { recycle(kept, question) }()
-	if err == nil && kind != kindQuestion {
-		err = fmt.Errorf("%w: a question of kind %d", errFrame, kind)
+	ctx, message := r.Context(), question
+	if err == nil {
+		ctx, message, err = opened(ctx, kind, question)
 	}
 	if err == nil {
 		// The server reads on by itself to see when the client goes: that must not run out of time.
@@ -74,11 +75,30 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		a := &answering{w: w, control: c, turn: make(chan struct{}, 1)}
 		defer a.end()
-		if err = p.serve(r.Context(), h.names, question, a); err == nil {
+		if err = p.serve(ctx, h.names, message, a); err == nil {
 			return
 		}
 	}
 	http.Error(w, err.Error(), http.StatusBadRequest)
+}
+
+// opened is the message in a question, and the context of its call.
+func opened(ctx context.Context, kind byte, question []byte) (context.Context, []byte, error) {
+	switch kind {
+	case kindQuestion:
+		return ctx, question, nil
+	case kindWrite:
+		d := newDecoder(question)
+		var op metadata.Op
+		if err := ops.read(d, &op); err != nil {
+			return ctx, nil, err
+		}
+		if op == (metadata.Op{}) {
+			return ctx, nil, fmt.Errorf("%w: a write without its Op", errMalformed)
+		}
+		return metadata.WithOp(ctx, op), d.b, nil
+	}
+	return ctx, nil, fmt.Errorf("%w: a question of kind %d", errFrame, kind)
 }
 
 // deadline sets a deadline where the connection has one.
@@ -183,7 +203,10 @@ func (a *answering) last(frame []byte) {
 	_, _ = a.w.Write(frame)
 }
 
-var faults = messageOf[fault]()
+var (
+	faults = messageOf[fault]()
+	ops    = messageOf[metadata.Op]()
+)
 
 // errAnswerSize says that one frame of an answer would be over its limit.
 var errAnswerSize = fmt.Errorf("answer is larger than %d MiB: ask for less at once: %w", maxAnswer>>20, metadata.ErrTooLarge)

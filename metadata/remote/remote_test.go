@@ -188,6 +188,10 @@ func TestHurtAndForeignQuestionsAreRefused(t *testing.T) {
 	endFrame(resealed, kindQuestion)
 	answer := bytes.Clone(good)
 	endFrame(answer, kindAnswer)
+	noOp := ops.append(beginFrame(nil), new(metadata.Op))
+	endFrame(noOp, kindWrite)
+	cutOp := append(beginFrame(nil), 1)
+	endFrame(cutOp, kindWrite)
 	for why, c := range map[string]struct {
 		path, method string
 		body         []byte
@@ -195,6 +199,8 @@ func TestHurtAndForeignQuestionsAreRefused(t *testing.T) {
 	}{
 		"bit flipped":       {"put", "POST", hurt(func(b []byte) { b[frameHead] ^= 1 }), 400},
 		"another kind":      {"put", "POST", answer, 400},
+		"zero Op":           {"put", "POST", noOp, 400},
+		"Op cut short":      {"put", "POST", cutOp, 400},
 		"another format":    {"put", "POST", hurt(func(b []byte) { b[2] = 2 }), 400},
 		"another magic":     {"put", "POST", hurt(func(b []byte) { b[0] = 'X' }), 400},
 		"cut short":         {"put", "POST", good[:len(good)-1], 400},
@@ -363,4 +369,32 @@ func BenchmarkCodec(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// TestTheOpOfAContextTravels wants it with writes, whatever else they say, and with nothing else.
+func TestTheOpOfAContextTravels(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got metadata.Op
+		c := overPipes(t, Handler(theNames{
+			put: func(ctx context.Context, p metadata.Put) (metadata.Version, error) {
+				got = metadata.OpFrom(ctx)
+				return p.Version, nil
+			},
+			current: func(ctx context.Context, key string) (metadata.Version, error) {
+				got = metadata.OpFrom(ctx)
+				return metadata.Version{Key: key}, nil
+			},
+		}), Options{})
+		op := metadata.Op{Session: 7, Seq: 1 << 40}
+		p := metadata.Put{Version: metadata.Version{Key: "k"}, Op: metadata.Op{Session: 1, Seq: 2}}
+		if v, err := c.Put(metadata.WithOp(t.Context(), op), p); err != nil || v.Key != "k" || got != op {
+			t.Fatal(v, err, got)
+		}
+		if _, err := c.Put(t.Context(), p); err != nil || got != (metadata.Op{}) {
+			t.Fatal(err, got)
+		}
+		if _, err := c.Current(metadata.WithOp(t.Context(), op), 1, "k"); err != nil || got != (metadata.Op{}) {
+			t.Fatal(err, got)
+		}
+	})
 }
