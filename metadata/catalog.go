@@ -179,6 +179,9 @@ func (c *Catalog) admit() error {
 
 // during runs what changes something, refused after Close. Its context ends with the Catalog's life too.
 func (c *Catalog) during(ctx context.Context, do func(context.Context) error) error {
+	if err := ctx.Err(); err != nil {
+		return err // its caller has gone, and may have been answered elsewhere
+	}
 	if err := c.admit(); err != nil {
 		return err
 	}

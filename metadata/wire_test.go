@@ -1,7 +1,6 @@
 package metadata_test
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/cluster"
-	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/metadata"
 	"github.com/holdfast/holdfast/metadata/remote"
 	"github.com/holdfast/holdfast/metadata/route"
@@ -25,13 +23,19 @@ func TestSuiteThroughARouterAndTheWire(t *testing.T) {
 	metadata.Serve(t, func(t testing.TB, c *metadata.Catalog) metadata.Names {
 		leader := func() (cluster.PeerID, bool, bool) { return other, true, true }
 		wire := client(t, route.Local(route.Config{Self: other, Leader: leader, Local: func() metadata.Names { return c }}))
-		return route.New(route.Config{
+		router := route.New(route.Config{
 			Self:     self,
 			Leader:   func() (cluster.PeerID, bool, bool) { return other, false, true },
 			Local:    func() metadata.Names { return nil },
 			Remote:   func(cluster.PeerID) metadata.Names { return wire },
 			Patience: -1,
 		})
+		t.Cleanup(func() {
+			if err := router.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return router
 	})
 	for name, test := range metadata.Suite {
 		t.Run(name, test)
@@ -39,7 +43,7 @@ func TestSuiteThroughARouterAndTheWire(t *testing.T) {
 }
 
 // TestWritesHappenOnceThoughAnswersAreLost cuts connections before and after the call, under concurrent writers at a
-// router: every write with an Op happens once, and no other one twice.
+// router: every write happens once, with an Op of its own and without.
 func TestWritesHappenOnceThoughAnswersAreLost(t *testing.T) {
 	const writers, each = 8, 25
 	c, bucket := metadata.VersionedCatalog(t)
@@ -71,7 +75,6 @@ func TestWritesHappenOnceThoughAnswersAreLost(t *testing.T) {
 		// Half of all attempts are cut: none of the writes may run out of them.
 		Patience: time.Minute,
 	})
-	var acknowledged, unknown atomic.Int64
 	var g sync.WaitGroup
 	for i := range writers {
 		g.Go(func() {
@@ -80,12 +83,7 @@ func TestWritesHappenOnceThoughAnswersAreLost(t *testing.T) {
 				if n%2 == 0 {
 					p.Op = metadata.Op{Session: session, Seq: uint64(i*each + n + 1)}
 				}
-				switch _, err := router.Put(t.Context(), p); {
-				case err == nil:
-					acknowledged.Add(1)
-				case p.Op == metadata.Op{} && errors.Is(err, raft.ErrUnknownOutcome):
-					unknown.Add(1)
-				default:
+				if _, err := router.Put(t.Context(), p); err != nil {
 					t.Error(err)
 				}
 			}
@@ -96,12 +94,14 @@ func TestWritesHappenOnceThoughAnswersAreLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	made := u.Objects + u.Versions
-	if made < acknowledged.Load() || made > acknowledged.Load()+unknown.Load() {
-		t.Fatalf("%d versions of %d acknowledged and %d unknown writes", made, acknowledged.Load(), unknown.Load())
+	if made := u.Objects + u.Versions; made != writers*each {
+		t.Fatalf("%d versions of %d writes", made, writers*each)
 	}
-	if cut.Load() == 0 || unknown.Load() == 0 || unknown.Load() == writers*each/2 {
-		t.Fatalf("%d answers were cut, %d writes unknown", cut.Load(), unknown.Load())
+	if cut.Load() < writers*each/4 {
+		t.Fatalf("%d answers were cut", cut.Load())
+	}
+	if err := router.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

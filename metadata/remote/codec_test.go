@@ -1,8 +1,8 @@
 package remote
 
 import (
-	"context"
 	"bytes"
+	"context"
 	"errors"
 	"flag"
 	"fmt"

@@ -9,7 +9,7 @@ import (
 
 // CreateBucket implements metadata.Names.
 func (r *Router) CreateBucket(ctx context.Context, name, owner string) (metadata.Bucket, error) {
-	return ask(ctx, r, once, func(ctx context.Context, n metadata.Names) (metadata.Bucket, error) {
+	return change(ctx, r, metadata.Op{}, func(ctx context.Context, n metadata.Names) (metadata.Bucket, error) {
 		return n.CreateBucket(ctx, name, owner)
 	})
 }
@@ -30,12 +30,12 @@ func (r *Router) Buckets(ctx context.Context) ([]metadata.Bucket, error) {
 
 // SetVersioning implements metadata.Names.
 func (r *Router) SetVersioning(ctx context.Context, name string, v metadata.Versioning) error {
-	return r.do(ctx, once, func(ctx context.Context, n metadata.Names) error { return n.SetVersioning(ctx, name, v) })
+	return r.doOnce(ctx, metadata.Op{}, func(ctx context.Context, n metadata.Names) error { return n.SetVersioning(ctx, name, v) })
 }
 
 // DeleteBucket implements metadata.Names.
 func (r *Router) DeleteBucket(ctx context.Context, name string) error {
-	return r.do(ctx, once, func(ctx context.Context, n metadata.Names) error { return n.DeleteBucket(ctx, name) })
+	return r.doOnce(ctx, metadata.Op{}, func(ctx context.Context, n metadata.Names) error { return n.DeleteBucket(ctx, name) })
 }
 
 // Usage implements metadata.Names.
@@ -47,7 +47,7 @@ func (r *Router) Usage(ctx context.Context, bucket metadata.BucketID) (metadata.
 
 // Put implements metadata.Names.
 func (r *Router) Put(ctx context.Context, p metadata.Put) (metadata.Version, error) {
-	return ask(ctx, r, byOp(p.Op), func(ctx context.Context, n metadata.Names) (metadata.Version, error) {
+	return change(ctx, r, p.Op, func(ctx context.Context, n metadata.Names) (metadata.Version, error) {
 		return n.Put(ctx, p)
 	})
 }
@@ -96,52 +96,54 @@ func (r *Router) ListVersions(ctx context.Context, l metadata.ListVersions) (met
 
 // Delete implements metadata.Names.
 func (r *Router) Delete(ctx context.Context, d metadata.Delete) (metadata.Deleted, error) {
-	return ask(ctx, r, byOp(d.Op), func(ctx context.Context, n metadata.Names) (metadata.Deleted, error) {
+	return change(ctx, r, d.Op, func(ctx context.Context, n metadata.Names) (metadata.Deleted, error) {
 		return n.Delete(ctx, d)
 	})
 }
 
 // Rename implements metadata.Names.
 func (r *Router) Rename(ctx context.Context, q metadata.Rename) (metadata.Version, error) {
-	return ask(ctx, r, byOp(q.Op), func(ctx context.Context, n metadata.Names) (metadata.Version, error) {
+	return change(ctx, r, q.Op, func(ctx context.Context, n metadata.Names) (metadata.Version, error) {
 		return n.Rename(ctx, q)
 	})
 }
 
 // RenamePrefix implements metadata.Names.
 func (r *Router) RenamePrefix(ctx context.Context, bucket metadata.BucketID, from, to string) error {
-	return r.do(ctx, once, func(ctx context.Context, n metadata.Names) error { return n.RenamePrefix(ctx, bucket, from, to) })
+	return r.doOnce(ctx, metadata.Op{}, func(ctx context.Context, n metadata.Names) error {
+		return n.RenamePrefix(ctx, bucket, from, to)
+	})
 }
 
 // SetAttr implements metadata.Names.
 func (r *Router) SetAttr(ctx context.Context, bucket metadata.BucketID, key string, id metadata.VersionID, attr metadata.Attr, op metadata.Op) (metadata.Version, error) {
-	return ask(ctx, r, byOp(op), func(ctx context.Context, n metadata.Names) (metadata.Version, error) {
+	return change(ctx, r, op, func(ctx context.Context, n metadata.Names) (metadata.Version, error) {
 		return n.SetAttr(ctx, bucket, key, id, attr, op)
 	})
 }
 
 // SetFile implements metadata.Names.
 func (r *Router) SetFile(ctx context.Context, bucket metadata.BucketID, key string, id metadata.VersionID, attr metadata.Attr, meta map[string]string, op metadata.Op) (metadata.Version, error) {
-	return ask(ctx, r, byOp(op), func(ctx context.Context, n metadata.Names) (metadata.Version, error) {
+	return change(ctx, r, op, func(ctx context.Context, n metadata.Names) (metadata.Version, error) {
 		return n.SetFile(ctx, bucket, key, id, attr, meta, op)
 	})
 }
 
 // SetTags implements metadata.Names.
 func (r *Router) SetTags(ctx context.Context, bucket metadata.BucketID, key string, id *metadata.VersionID, null bool, tags map[string]string) (metadata.Version, error) {
-	return ask(ctx, r, once, func(ctx context.Context, n metadata.Names) (metadata.Version, error) {
+	return change(ctx, r, metadata.Op{}, func(ctx context.Context, n metadata.Names) (metadata.Version, error) {
 		return n.SetTags(ctx, bucket, key, id, null, tags)
 	})
 }
 
 // Lend implements metadata.Names.
 func (r *Router) Lend(ctx context.Context, bucket metadata.BucketID, key string, id metadata.VersionID) error {
-	return r.do(ctx, safe, func(ctx context.Context, n metadata.Names) error { return n.Lend(ctx, bucket, key, id) })
+	return r.do(ctx, write, func(ctx context.Context, n metadata.Names) error { return n.Lend(ctx, bucket, key, id) })
 }
 
 // CreateUpload implements metadata.Names.
 func (r *Router) CreateUpload(ctx context.Context, bucket metadata.BucketID, u metadata.Upload, op metadata.Op) (metadata.Upload, error) {
-	return ask(ctx, r, byOp(op), func(ctx context.Context, n metadata.Names) (metadata.Upload, error) {
+	return change(ctx, r, op, func(ctx context.Context, n metadata.Names) (metadata.Upload, error) {
 		return n.CreateUpload(ctx, bucket, u, op)
 	})
 }
@@ -155,7 +157,7 @@ func (r *Router) Upload(ctx context.Context, bucket metadata.BucketID, key strin
 
 // PutPart implements metadata.Names.
 func (r *Router) PutPart(ctx context.Context, bucket metadata.BucketID, key string, id metadata.UploadID, p metadata.Part, intents []metadata.Row, op metadata.Op) (metadata.Part, error) {
-	return ask(ctx, r, byOp(op), func(ctx context.Context, n metadata.Names) (metadata.Part, error) {
+	return change(ctx, r, op, func(ctx context.Context, n metadata.Names) (metadata.Part, error) {
 		return n.PutPart(ctx, bucket, key, id, p, intents, op)
 	})
 }
@@ -176,48 +178,48 @@ func (r *Router) Uploads(ctx context.Context, l metadata.ListUploads) (metadata.
 
 // Complete implements metadata.Names.
 func (r *Router) Complete(ctx context.Context, p metadata.Complete) (metadata.Version, error) {
-	return ask(ctx, r, byOp(p.Op), func(ctx context.Context, n metadata.Names) (metadata.Version, error) {
+	return change(ctx, r, p.Op, func(ctx context.Context, n metadata.Names) (metadata.Version, error) {
 		return n.Complete(ctx, p)
 	})
 }
 
 // Abort implements metadata.Names.
 func (r *Router) Abort(ctx context.Context, bucket metadata.BucketID, key string, id metadata.UploadID, op metadata.Op) error {
-	return r.do(ctx, byOp(op), func(ctx context.Context, n metadata.Names) error { return n.Abort(ctx, bucket, key, id, op) })
+	return r.doOnce(ctx, op, func(ctx context.Context, n metadata.Names) error { return n.Abort(ctx, bucket, key, id, op) })
 }
 
 // OpenSession implements metadata.Names.
 func (r *Router) OpenSession(ctx context.Context, lease time.Duration) (uint64, error) {
-	return ask(ctx, r, once, func(ctx context.Context, n metadata.Names) (uint64, error) {
+	return ask(ctx, r, write, func(ctx context.Context, n metadata.Names) (uint64, error) {
 		return n.OpenSession(ctx, lease)
 	})
 }
 
 // TakeSession implements metadata.Names.
 func (r *Router) TakeSession(ctx context.Context, name string, lease time.Duration) (uint64, error) {
-	return ask(ctx, r, safe, func(ctx context.Context, n metadata.Names) (uint64, error) {
+	return ask(ctx, r, write, func(ctx context.Context, n metadata.Names) (uint64, error) {
 		return n.TakeSession(ctx, name, lease)
 	})
 }
 
 // RenewSession implements metadata.Names.
 func (r *Router) RenewSession(ctx context.Context, id uint64) error {
-	return r.do(ctx, safe, func(ctx context.Context, n metadata.Names) error { return n.RenewSession(ctx, id) })
+	return r.do(ctx, write, func(ctx context.Context, n metadata.Names) error { return n.RenewSession(ctx, id) })
 }
 
 // CloseSession implements metadata.Names.
 func (r *Router) CloseSession(ctx context.Context, id uint64) error {
-	return r.do(ctx, safe, func(ctx context.Context, n metadata.Names) error { return n.CloseSession(ctx, id) })
+	return r.do(ctx, write, func(ctx context.Context, n metadata.Names) error { return n.CloseSession(ctx, id) })
 }
 
 // Stage implements metadata.Names.
 func (r *Router) Stage(ctx context.Context, s metadata.Stage) error {
-	return r.do(ctx, once, func(ctx context.Context, n metadata.Names) error { return n.Stage(ctx, s) })
+	return r.doOnce(ctx, metadata.Op{}, func(ctx context.Context, n metadata.Names) error { return n.Stage(ctx, s) })
 }
 
 // Discard implements metadata.Names.
 func (r *Router) Discard(ctx context.Context, k metadata.StageKey) error {
-	return r.do(ctx, once, func(ctx context.Context, n metadata.Names) error { return n.Discard(ctx, k) })
+	return r.doOnce(ctx, metadata.Op{}, func(ctx context.Context, n metadata.Names) error { return n.Discard(ctx, k) })
 }
 
 // Staged implements metadata.Names.
@@ -229,17 +231,17 @@ func (r *Router) Staged(ctx context.Context) ([]metadata.Stage, error) {
 
 // Hold implements metadata.Names.
 func (r *Router) Hold(ctx context.Context, session uint64, bucket metadata.BucketID, key string, id metadata.VersionID) error {
-	return r.do(ctx, once, func(ctx context.Context, n metadata.Names) error { return n.Hold(ctx, session, bucket, key, id) })
+	return r.doOnce(ctx, metadata.Op{}, func(ctx context.Context, n metadata.Names) error { return n.Hold(ctx, session, bucket, key, id) })
 }
 
 // Release implements metadata.Names.
 func (r *Router) Release(ctx context.Context, session uint64, bucket metadata.BucketID, key string, id metadata.VersionID) error {
-	return r.do(ctx, once, func(ctx context.Context, n metadata.Names) error { return n.Release(ctx, session, bucket, key, id) })
+	return r.doOnce(ctx, metadata.Op{}, func(ctx context.Context, n metadata.Names) error { return n.Release(ctx, session, bucket, key, id) })
 }
 
 // LeaseBlock implements metadata.Names.
 func (r *Router) LeaseBlock(ctx context.Context) (uint64, error) {
-	return ask(ctx, r, safe, func(ctx context.Context, n metadata.Names) (uint64, error) {
+	return ask(ctx, r, write, func(ctx context.Context, n metadata.Names) (uint64, error) {
 		return n.LeaseBlock(ctx)
 	})
 }
@@ -253,14 +255,14 @@ func (r *Router) Row(ctx context.Context, key []byte) (metadata.Row, error) {
 
 // PutRow implements metadata.Names.
 func (r *Router) PutRow(ctx context.Context, row metadata.Row) (metadata.Row, error) {
-	return ask(ctx, r, once, func(ctx context.Context, n metadata.Names) (metadata.Row, error) {
+	return change(ctx, r, metadata.Op{}, func(ctx context.Context, n metadata.Names) (metadata.Row, error) {
 		return n.PutRow(ctx, row)
 	})
 }
 
 // DeleteRow implements metadata.Names.
 func (r *Router) DeleteRow(ctx context.Context, key []byte) error {
-	return r.do(ctx, once, func(ctx context.Context, n metadata.Names) error { return n.DeleteRow(ctx, key) })
+	return r.doOnce(ctx, metadata.Op{}, func(ctx context.Context, n metadata.Names) error { return n.DeleteRow(ctx, key) })
 }
 
 // Rows implements metadata.Names.
@@ -279,7 +281,7 @@ func (r *Router) Freed(ctx context.Context, after []byte, max int, now time.Time
 
 // DropFreed implements metadata.Names.
 func (r *Router) DropFreed(ctx context.Context, rows [][]byte) error {
-	return r.do(ctx, safe, func(ctx context.Context, n metadata.Names) error { return n.DropFreed(ctx, rows) })
+	return r.do(ctx, write, func(ctx context.Context, n metadata.Names) error { return n.DropFreed(ctx, rows) })
 }
 
 // Counts implements metadata.Names.

@@ -3,15 +3,32 @@
 //	Router ─ Leader()? ─ this peer: its own Catalog
 //	                   └ another:   a client of that peer (metadata/remote)
 //
-// A Router waits while nobody leads, follows the hints of peers that do not, and repeats what it may:
+// A Router waits while nobody leads, follows the hints of peers that do not, and repeats every call whose answer was
+// lost. An attempt that is under way while the leader moves is given up and counts as lost, so that a peer that hangs, or
+// that does not know yet that it was deposed, holds nobody back. What may happen to a write that is repeated:
 //
-//	reads, and writes that change nothing the second time   after every loss
-//	writes that carry an Op                                  after every loss, with the same Op: applied once
-//	all other writes                                         only when they were not accepted
+//	Put, Delete, Rename, SetAttr, SetFile,        the second time makes another version, deletes what came between, or
+//	SetTags, CreateUpload, PutPart, Complete,     says that what the first time removed is not there: the Op tells
+//	Abort, RenamePrefix
+//	CreateBucket, DeleteBucket, SetVersioning     says that the bucket exists, or deletes the next one of the name: the Op
+//	                                              tells of the tablet's part, from which the rest is finished
+//	Stage, Discard                                takes a newer stage away when it comes late: the Op tells
+//	Hold, Release                                 counts twice: the Op tells
+//	PutRow                                        compares a revision and says ErrConflict after success; what is written
+//	                                              there may be equal and another's: the Op tells
+//	DeleteRow                                     deletes the next row of the key: the Op tells
+//	Lend, DropFreed                               nothing: they only ever go one way, and freed rows have no successors
+//	OpenSession                                   a session that nobody uses ends with its lease
+//	TakeSession, RenewSession, CloseSession       nothing
+//	LeaseBlock                                    a number is left out
 //
-// A write of the last kind whose answer was lost fails with raft.ErrUnknownOutcome; its caller decides. An attempt that
-// is under way while the leader moves is given up and counts as lost, so that a peer that hangs, or that does not know
-// yet that it was deposed, holds nobody back.
+// Where the Op tells, the write is applied once however often it is tried, and the second answer is that of the first. A
+// write that comes without one gets one of the Router's own session (WithOp), which is opened for the first of them and
+// ends with Close. SetVersioning alone has a gap: when its leader is lost between the bucket's row and the tablet's and
+// somebody else sets the same bucket before the repetition, that goes second.
+//
+// A write fails with raft.ErrUnknownOutcome when an attempt was lost and there was no answer after it: the patience was
+// over, the caller left, or the session ended meanwhile, which takes what it did out of memory.
 package route
 
 import (
@@ -56,9 +73,10 @@ type Config struct {
 	Patience time.Duration
 }
 
-// Router is metadata.Names wherever the leader is. It may be used concurrently.
+// Router is metadata.Names wherever the leader is. It may be used concurrently, and must be closed.
 type Router struct {
 	config Config
+	own    sessions
 	// localOnly routers refuse what another peer would have to answer.
 	localOnly bool
 }
@@ -70,7 +88,9 @@ func New(c Config) *Router {
 	if c.Patience == 0 {
 		c.Patience = DefaultPatience
 	}
-	return &Router{config: c}
+	r := &Router{config: c}
+	r.own.init(r)
+	return r
 }
 
 // errNoLeader says that nobody led for as long as the call could wait.
@@ -79,28 +99,13 @@ var errNoLeader = fmt.Errorf("nobody leads the names: %w", metadata.ErrUnavailab
 // errMoved ends an attempt whose peer does not lead any more.
 var errMoved = errors.New("the leader moved while the call was under way")
 
-// class says what a call is, and so when it may be repeated.
+// class says what a call is: both are repeated after a loss, and after that a write is of unknown outcome.
 type class uint8
 
 const (
-	// read calls change nothing.
 	read class = iota
-	// safe calls change nothing the second time: an Op tells the tablet that it is the second, or both end in the same
-	// state.
-	safe
-	// once calls are repeated only when they were not accepted.
-	once
+	write
 )
-
-// byOp is the class of a write that may carry an Op.
-func byOp(op metadata.Op) class {
-	if op == (metadata.Op{}) {
-		return once
-	}
-	return safe
-}
-
-func (c class) again(err error) bool { return refused(err) || c != once && lost(err) }
 
 // final is an error that ends a call whatever it is.
 type final struct{ error }
@@ -189,7 +194,7 @@ func (r *Router) do(ctx context.Context, c class, call func(context.Context, met
 				return end.error
 			}
 			w.note(err)
-			if ctx.Err() != nil || t.local && errors.Is(err, raft.ErrStopped) || !c.again(err) {
+			if ctx.Err() != nil || t.local && errors.Is(err, raft.ErrStopped) || !refused(err) && !lost(err) {
 				return w.ended(err)
 			}
 			hint = hintOf(err)
@@ -280,7 +285,7 @@ type waiting struct {
 
 // note takes in how an attempt failed.
 func (w *waiting) note(err error) {
-	w.unknown = w.unknown || w.class != read && lost(err) && !refused(err)
+	w.unknown = w.unknown || w.class == write && lost(err) && !refused(err)
 }
 
 // again waits before another attempt, and tells whether there is to be one. A hint is followed at once.
@@ -316,7 +321,7 @@ func (w *waiting) ended(err error) error {
 	if w.last != nil && !errors.Is(err, w.last) {
 		err = fmt.Errorf("%w (before: %w)", err, w.last)
 	}
-	if w.unknown && (w.class == once || refused(err) || lost(err)) && !errors.Is(err, raft.ErrUnknownOutcome) {
+	if w.unknown && (refused(err) || lost(err) || errors.Is(err, metadata.ErrSessionFenced)) && !errors.Is(err, raft.ErrUnknownOutcome) {
 		err = fmt.Errorf("%w: %w: %w", metadata.ErrUnavailable, raft.ErrUnknownOutcome, err)
 	}
 	return err
