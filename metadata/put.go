@@ -150,8 +150,8 @@ func (c *Catalog) storedBefore(ctx context.Context, p Put, result *record.Result
 	if err == nil {
 		return v, nil
 	}
-	if !errors.Is(err, ErrNoSuchVersion) {
-		return Version{}, err
+	if !errors.Is(err, ErrNoSuchVersion) && !errors.Is(err, ErrNoSuchBucket) {
+		return Version{}, unsure(err) // it happened, whatever keeps its record from being read
 	}
 	// It was stored and is gone again. Its bytes are not this try's to name.
 	v = p.Version

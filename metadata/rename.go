@@ -38,10 +38,10 @@ func (c *Catalog) Rename(ctx context.Context, r Rename) (Version, error) {
 // changedBefore is the answer to a repeated write whose result holds the version without its body.
 func (c *Catalog) changedBefore(ctx context.Context, bucket BucketID, key string, result *record.Result) (Version, error) {
 	v, err := c.Version(ctx, bucket, key, toID(result.Id), false)
-	if errors.Is(err, ErrNoSuchVersion) {
+	if errors.Is(err, ErrNoSuchVersion) || errors.Is(err, ErrNoSuchBucket) {
 		return toVersion(key, result.Version, nil), nil
 	}
-	return v, err
+	return v, unsure(err) // it happened, whatever keeps its record from being read
 }
 
 func (e *evaluation) rename(r Rename) (*record.Version, *record.Body, error) {

@@ -58,6 +58,11 @@ var Suite = map[string]func(*testing.T){
 	"TestGroupThatStoppedIsUnavailable":                TestGroupThatStoppedIsUnavailable,
 	"TestCommandOverItsLimitIsRefused":                 TestCommandOverItsLimitIsRefused,
 	"TestKeyLimits":                                    TestKeyLimits,
+	"TestAWriteTakesTheOpOfItsContext":                 TestAWriteTakesTheOpOfItsContext,
+	"TestBucketsAreMadeAndDeletedOnceByAnOp":           TestBucketsAreMadeAndDeletedOnceByAnOp,
+	"TestAnInternalUploadBelongsToNoContext":           TestAnInternalUploadBelongsToNoContext,
+	"TestCloseEndsWhatIsUnderWay":                      TestCloseEndsWhatIsUnderWay,
+	"TestADeposedCatalogEndsItsCalls":                  TestADeposedCatalogEndsItsCalls,
 	"TestVersionComesBackAsItWasPut":                   TestVersionComesBackAsItWasPut,
 }
 

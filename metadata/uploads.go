@@ -120,13 +120,13 @@ func ownManifest(p *record.Part) []byte {
 
 // partBefore is the answer to a repeated PutPart: the row as it is now, or without its bytes when it is gone.
 func (c *Catalog) partBefore(ctx context.Context, bucket BucketID, key string, id UploadID, p Part, result *record.Result) (Part, error) {
+	var stored *record.Part
 	s, err := c.read(ctx)
-	if err != nil {
-		return Part{}, err
+	if err == nil {
+		stored, err = s.part(bucket, key, id, p.Number)
 	}
-	stored, err := s.part(bucket, key, id, p.Number)
 	if err != nil {
-		return Part{}, unavailable(err)
+		return Part{}, unsure(err) // it happened, whatever keeps its record from being read
 	}
 	if stored == nil || toTime(stored.Modified) != toTime(result.Modified) {
 		p.Modified, p.Manifest, p.Inline = toTime(result.Modified), nil, nil
