@@ -193,10 +193,25 @@ func TestNamesWhileLeadersMove(t *testing.T) {
 	checkHistory(ctx, t, x, b.ID, book)
 }
 
-// disturb moves leadership about every 100 ms, and cuts every fifth leader off for the time of an election.
+// disturb moves leadership about every 100 ms, and cuts every fifth leader off for the time of an election. The connections
+// to leaders break ten times as often: what they were asked then happens, and nobody hears of it.
 func disturb(ctx context.Context, x *trio, random *rand.Rand, end time.Time) (moves, cuts int) {
 	pause := time.NewTicker(100 * time.Millisecond)
 	defer pause.Stop()
+	var breaker sync.WaitGroup
+	defer breaker.Wait()
+	breaker.Go(func() {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for time.Now().Before(end) {
+			<-tick.C
+			for _, m := range x.members() {
+				if m.leads() {
+					m.breakConns(m.n)
+				}
+			}
+		}
+	})
 	for n := 0; time.Now().Before(end); n++ {
 		<-pause.C
 		now := x.leader(x.members()...)
