@@ -163,8 +163,8 @@ func TestNamesWhileLeadersMove(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	const clients = 6
-	const during = 6 * time.Second
-	end := time.Now().Add(during)
+	running, stop := context.WithCancel(ctx)
+	defer stop()
 	var steps atomic.Int64
 	var g sync.WaitGroup
 	for i := range clients {
@@ -175,7 +175,7 @@ func TestNamesWhileLeadersMove(t *testing.T) {
 			}
 		}
 		g.Go(func() {
-			for time.Now().Before(end) {
+			for running.Err() == nil {
 				if err := l.step(ctx); err != nil {
 					t.Errorf("client %d: %v", i, err)
 					return
@@ -184,53 +184,71 @@ func TestNamesWhileLeadersMove(t *testing.T) {
 			}
 		})
 	}
-	moves, cuts := disturb(ctx, x, rand.New(rand.NewPCG(seed, 99)), end)
+	d := disturbance{x: x, random: rand.New(rand.NewPCG(seed, 99)), book: book}
+	d.run(running)
+	stop()
 	g.Wait()
-	t.Logf("%d steps, %d puts, %d refused, %d markers; %d transfers, %d leaders cut off", steps.Load(), len(book.put), len(book.refused), len(book.markers), moves, cuts)
-	if moves < 10 || cuts < 3 || len(book.put) < 50 || len(book.refused) == 0 || len(book.markers) == 0 {
+	t.Logf("%d steps, %d puts, %d refused, %d markers; %d transfers, %d leaders cut off", steps.Load(), len(book.put), len(book.refused), len(book.markers), d.moves, d.cuts)
+	if !d.enough() {
 		t.Error("too little happened")
 	}
 	checkHistory(ctx, t, x, b.ID, book)
 }
 
-// disturb moves leadership about every 100 ms, and cuts every fifth leader off for the time of an election. The connections
-// to leaders break ten times as often: what they were asked then happens, and nobody hears of it.
-func disturb(ctx context.Context, x *trio, random *rand.Rand, end time.Time) (moves, cuts int) {
-	pause := time.NewTicker(100 * time.Millisecond)
-	defer pause.Stop()
+// disturbance moves leadership about every 100 ms, and cuts every fifth leader off for the time of an election. The
+// connections to leaders break ten times as often: what they were asked then happens, and nobody hears of it.
+type disturbance struct {
+	x           *trio
+	random      *rand.Rand
+	book        *ledger
+	moves, cuts int
+}
+
+func (d *disturbance) enough() bool {
+	d.book.mu.Lock()
+	defer d.book.mu.Unlock()
+	return d.moves >= 20 && d.cuts >= 5 && len(d.book.put) >= 200 && len(d.book.refused) >= 20 && len(d.book.markers) >= 20
+}
+
+func (d *disturbance) run(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	var breaker sync.WaitGroup
 	defer breaker.Wait()
-	breaker.Go(func() {
-		tick := time.NewTicker(10 * time.Millisecond)
-		defer tick.Stop()
-		for time.Now().Before(end) {
-			<-tick.C
-			for _, m := range x.members() {
-				if m.leads() {
-					m.breakConns(m.n)
-				}
-			}
-		}
-	})
-	for n := 0; time.Now().Before(end); n++ {
+	defer cancel()
+	breaker.Go(func() { d.breakAnswers(ctx) })
+	pause := time.NewTicker(100 * time.Millisecond)
+	defer pause.Stop()
+	for n := 0; ctx.Err() == nil && !d.enough(); n++ {
 		<-pause.C
-		now := x.leader(x.members()...)
+		now := d.x.leader(d.x.members()...)
 		if n%5 == 4 {
-			x.setCut(now.n, true)
-			cuts++
+			d.x.setCut(now.n, true)
+			d.cuts++
 			for range 4 {
 				<-pause.C
 			}
-			x.setCut(now.n, false)
+			d.x.setCut(now.n, false)
 			continue
 		}
 		short, cancel := context.WithTimeout(ctx, time.Second)
-		if now.tablet().Transfer(short, 1+(now.n+uint64(random.IntN(peers-1)))%peers) == nil {
-			moves++
+		if now.tablet().Transfer(short, 1+(now.n+uint64(d.random.IntN(peers-1)))%peers) == nil {
+			d.moves++
 		}
 		cancel()
 	}
-	return moves, cuts
+}
+
+func (d *disturbance) breakAnswers(ctx context.Context) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		<-tick.C
+		for _, m := range d.x.members() {
+			if m.leads() {
+				m.breakConns(m.n)
+			}
+		}
+	}
 }
 
 // checkHistory compares all versions with what clients were told.

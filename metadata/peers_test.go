@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,9 +47,11 @@ type trio struct {
 
 // member is one of the three.
 type member struct {
-	trio   *trio
-	n      uint64
-	host   *raft.Host
+	trio *trio
+	n    uint64
+	host *raft.Host
+	// up is host, for those who send to it before all are there.
+	up     atomic.Pointer[raft.Host]
 	seat   *route.Seat
 	router *route.Router
 	server *httptest.Server
@@ -69,6 +72,7 @@ func newTrio(t *testing.T, seated bool) *trio {
 			Replica: m.n, Voters: []uint64{1, 2, 3}, Transport: m, Tick: 10 * time.Millisecond,
 			PeerOf: func(_ raft.GroupID, replica uint64) (cluster.PeerID, bool) { return peerID(replica), true },
 		}, tabletGroup)
+		m.up.Store(m.host)
 	}
 	if seated {
 		for _, m := range x.members() {
@@ -143,10 +147,11 @@ func (m *member) breakConns(n uint64) {
 // Send implements raft.Transport.
 func (m *member) Send(to cluster.PeerID, batch []byte) {
 	n := uint64(to[0])
-	if m.trio.apart(m.n, n) || m.trio.peers[n].host == nil {
+	host := m.trio.peers[n].up.Load()
+	if m.trio.apart(m.n, n) || host == nil {
 		return
 	}
-	if err := m.trio.peers[n].host.Receive(slices.Clone(batch)); err != nil {
+	if err := host.Receive(slices.Clone(batch)); err != nil {
 		panic(err)
 	}
 }
