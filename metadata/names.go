@@ -13,7 +13,7 @@ import (
 // match the same sentinels. All may be called concurrently.
 //
 // Between peers an answer can be lost: a write then fails with ErrUnavailable that wraps raft.ErrUnknownOutcome, and may
-// be repeated with the same Op.
+// be repeated with the same Op, which comes with its arguments or by WithOp.
 type Names interface {
 	BucketNames
 	ObjectNames
