@@ -54,6 +54,10 @@ type ServerConfig struct {
 	// Stall is how long the body of a request or of an answer may stand still before the call is cut. Zero means
 	// DefaultServerStall; negative means for ever.
 	Stall time.Duration
+	// Join serves the connections of joining peers, which have no certificate and speak trust.JoinProtocol: on the same
+	// address, and on no route. At most 16 are served at a time, each until ctx ends, for 30 s at most; then, or when
+	// Join returns, the connection is closed. Nil turns them away.
+	Join func(ctx context.Context, conn *tls.Conn)
 	// Log takes refusals. Nil means slog.Default.
 	Log *slog.Logger
 }
@@ -109,7 +113,7 @@ type Server struct {
 
 // Listen makes a server and starts it. Stop ends it.
 func Listen(config ServerConfig, routes []Route, inlets []Inlet) (*Server, error) {
-	tlsConfig := config.Trust.ServerConfig()
+	tlsConfig := tlsConfig(config)
 	if !slices.Equal(tlsConfig.NextProtos, Protocols()) {
 		return nil, fmt.Errorf("the trust store speaks %q, a transport %q", tlsConfig.NextProtos, Protocols())
 	}
@@ -136,6 +140,7 @@ func Listen(config ServerConfig, routes []Route, inlets []Inlet) (*Server, error
 	}
 	s.listener = inner
 	s.http = s.newHTTP(handler)
+	s.http.TLSNextProto = s.joins(config.Join)
 	s.start(config.Trust.Listener(limitConns(inner, maxConns), tlsConfig))
 	return s, nil
 }

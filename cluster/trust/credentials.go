@@ -27,6 +27,10 @@ func NewRequest() (*Request, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a key: %w", err)
 	}
+	return requestFor(key)
+}
+
+func requestFor(key ed25519.PrivateKey) (*Request, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
 	if err != nil {
 		return nil, fmt.Errorf("make a request for a certificate: %w", err)

@@ -32,7 +32,8 @@
 //   - What a request for a certificate says about its sender counts for nothing. Only its key is taken.
 //   - A token's secret never leaves the joining peer. What goes over the wire is a signature of this one request, made
 //     with a key that follows from the secret; what the root group keeps is that key's public half. So neither who reads
-//     the root group, nor a peer that takes the request in and means harm, can let anybody else join.
+//     the root group, nor a peer that takes the request in and means harm, can let anybody else join. Package join makes
+//     the request: it binds it to the connection.
 //   - Every call is judged by the caller's role now, by a table that denies what it does not list.
 //   - A peer that was revoked makes no further call once the new list is there, on old connections neither.
 //   - Keys and secrets do not print: their types refuse every verb of fmt.
