@@ -39,6 +39,11 @@ func TestASignatureIsForOneUse(t *testing.T) {
 	}
 }
 
+// TestSignaturesStayAsTheyAre: other peers check what they cover.
+func TestSignaturesStayAsTheyAre(t *testing.T) {
+	golden(t, "signature", (&Request{key: hide(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))}).Sign("use", []byte("data")))
+}
+
 // TestARequestIsReadAsWritten: the same key asks the same.
 func TestARequestIsReadAsWritten(t *testing.T) {
 	request, err := NewRequest()
