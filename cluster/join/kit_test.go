@@ -40,11 +40,16 @@ type group struct {
 	index   uint64
 	// after is called when a command was applied, before its proposer hears of it. Its error is what the proposer hears.
 	after atomic.Pointer[func(ctx context.Context, command []byte) error]
+	// stopped: it takes no command.
+	stopped atomic.Bool
 }
 
 func (g *group) ID() raft.GroupID { return 1 }
 
 func (g *group) Propose(ctx context.Context, command []byte) (any, error) {
+	if g.stopped.Load() {
+		return nil, raft.ErrStopped
+	}
 	result, err := g.apply(command)
 	if after := g.after.Load(); after != nil && err == nil {
 		err = (*after)(ctx, command)

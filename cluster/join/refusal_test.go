@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/cluster"
-	"github.com/holdfast/holdfast/cluster/root"
 	"github.com/holdfast/holdfast/cluster/topology"
 	"github.com/holdfast/holdfast/cluster/transport"
 	"github.com/holdfast/holdfast/cluster/trust"
@@ -70,11 +69,6 @@ func TestWhoIsRefused(t *testing.T) {
 			r.first.alive.Store(r.first.id, true)
 		}, ErrRunning, "running", "stop it first"},
 		{"no number is left", func(r *realm, _ *trust.Token, _ *Ask) { fill(r) }, topology.ErrFull, "full", "no number"},
-		{"a cluster without secrets", func(r *realm, _ *trust.Token, _ *Ask) {
-			if err := r.client.DeleteRow(r.Context(), root.Cluster, gossipName, 0); err != nil {
-				r.Fatal(err)
-			}
-		}, ErrUnavailable, "unavailable", "try again"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := newRealm(t, tcp)

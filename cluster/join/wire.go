@@ -302,7 +302,6 @@ func decodeAnswer(data []byte) (a *Answer, certificate []byte, err error) {
 	return a, w.Certificate, nil
 }
 
-
 func encodeRefusal(r *refusal) ([]byte, error) { return json.Marshal(refusalWire{r.code, r.message}) }
 
 func decodeRefusal(data []byte) (*refusal, error) {

@@ -58,6 +58,9 @@
 // The remote drive of chunkstore sends and fetches shards by Transfer: plain bodies of a known length, with the span in
 // the path and the checksums in the body. A caller that hedges cancels the context of the slower one.
 //
+// Joining peers, who have no certificate yet, come to the same address by a protocol of their own (trust.JoinProtocol):
+// ServerConfig.Join talks to them, a few at a time, on connections that never meet a route. Package join is that.
+//
 // Whoever brings a new trust.List gives it to the Store, and then calls TrustChanged of the Server and the Peers.
 //
 // Lock order: Peers.mu, Peer.mu, then bulkPool.mu or Stream.mu; Server.mu stands alone, and so does Simulation.mu.
