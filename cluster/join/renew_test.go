@@ -40,6 +40,17 @@ func TestACallerIsRenewedAsWhatItIs(t *testing.T) {
 	if _, err := issuer.Renew(t.Context(), operator, request.Bytes()); err != nil {
 		t.Errorf("an operator, who is in no map: %v", err)
 	}
+	row, list, err := loadList(t.Context(), r.client)
+	if err == nil {
+		row.Value = list.Revoke(operator.Peer).Marshal()
+		_, err = r.client.PutRow(t.Context(), row)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := issuer.Renew(t.Context(), operator, request.Bytes()); !errors.Is(err, ErrRemoved) {
+		t.Errorf("an operator who was revoked: %v", err)
+	}
 	if _, err := Revoke(t.Context(), r.client, second.id, true); err != nil {
 		t.Fatal(err)
 	}
