@@ -18,18 +18,22 @@ import (
 // TestWhatWasSaidIsWorthNothingElsewhere: a peer of the cluster that means harm, or a thief of a recording, says again
 // what a joining peer said, on a connection of its own.
 func TestWhatWasSaidIsWorthNothingElsewhere(t *testing.T) {
-	for name, change := range map[string]func(there *raw, token *trust.Token, s *said) error{
-		"all of it": func(*raw, *trust.Token, *said) error { return trust.ErrTokenWrong },
-		"with a proof of its own, by a thief of the token": func(there *raw, token *trust.Token, s *said) error {
+	for name, change := range map[string]func(there *raw, token *trust.Token, a *Ask, s *said) error{
+		"all of it": func(*raw, *trust.Token, *Ask, *said) error { return trust.ErrTokenWrong },
+		"with a proof of its own, by a thief of the token": func(there *raw, token *trust.Token, _ *Ask, s *said) error {
 			s.head.proof = token.Prove(s.head.proven(there.bound))
 			return ErrBadAsk
 		},
-		"with another ask behind the head": func(there *raw, token *trust.Token, s *said) error {
-			s.head.proof = token.Prove(s.head.proven(there.bound))
+		"all anew, with another ask behind the head": func(there *raw, token *trust.Token, a *Ask, s *said) error {
+			anew, err := there.make(token, a, nil)
+			if err != nil {
+				return err
+			}
+			*s = *anew
 			s.body = []byte(strings.Replace(string(s.body), "second", "secont", 1))
 			return ErrBadAsk
 		},
-		"with an altered ask": func(there *raw, _ *trust.Token, s *said) error {
+		"with an altered ask": func(_ *raw, _ *trust.Token, _ *Ask, s *said) error {
 			s.body = []byte(strings.Replace(string(s.body), "second", "secont", 1))
 			s.head.digest = sha256.Sum256(s.body)
 			return trust.ErrTokenWrong
@@ -50,7 +54,7 @@ func TestWhatWasSaidIsWorthNothingElsewhere(t *testing.T) {
 					}
 				}
 				before := r.topology().Epoch
-				want := change(there, token, s)
+				want := change(there, token, &a, s)
 				there.wantRefused(t, there.send(s), want)
 				if r.topology().Epoch != before {
 					t.Error("the map has changed")
