@@ -1,7 +1,8 @@
 // Package cache answers lookups of a mount from memory as long as it is certain that nothing has changed.
 //
 // Certain is what the gateway's mark says: a number that is another one after every commit, and that can be read without
-// asking the gateway. Whatever was learned while the mark stood at one value is true until it stands at another. One's
+// asking the gateway. Whatever was learned while the mark stood at one value is true until it stands at another, and only
+// beside the page that the mark is read from: another gateway, or the same one after a restart, has another page. One's
 // own commits move it too. A publish that moved it by exactly one was the only change, so what is known stays known, but
 // for the name that was published; after any other change everything is forgotten.
 //
@@ -30,11 +31,11 @@ const (
 type Objects struct {
 	tree.Objects
 	looker tree.Looker
-	mark   func() (uint64, bool)
+	source Mark
 
 	mu sync.Mutex
 	// at is the mark at which everything below was true.
-	at    uint64
+	at    mark
 	known bool // at has a meaning
 	// looks are answers by key; full are the names in directories of which all are known, by prefix.
 	looks map[string]tree.Found
@@ -52,12 +53,25 @@ type Bucket interface {
 	tree.Looker
 }
 
-// New remembers what bucket answers. Mark reads a number that every commit makes larger by one, after it can be seen and
-// before it is acknowledged; false while the number cannot be trusted. It must not block.
-func New(bucket Bucket, mark func() (uint64, bool)) *Objects {
-	o := &Objects{Objects: bucket, looker: bucket, mark: mark}
+// Mark reads a number that every commit makes larger, by one in most cases, after it can be seen and before it is
+// acknowledged. Page names where the number stands: numbers of different pages say nothing of each other. Not trusted
+// while the number may be behind. It must not block.
+type Mark func() (page, index uint64, trusted bool)
+
+// mark is what a Mark said.
+type mark struct{ page, index uint64 }
+
+// New remembers what bucket answers.
+func New(bucket Bucket, source Mark) *Objects {
+	o := &Objects{Objects: bucket, looker: bucket, source: source}
 	o.forgetLocked()
 	return o
+}
+
+// now is the mark as it stands.
+func (o *Objects) now() (at mark, trusted bool) {
+	at.page, at.index, trusted = o.source()
+	return at, trusted
 }
 
 // Hits is how many lookups were answered from memory.
@@ -74,26 +88,26 @@ func (o *Objects) forgetLocked() {
 }
 
 // syncLocked forgets what is not certain at this mark.
-func (o *Objects) syncLocked(mark uint64, trusted bool) {
-	if o.known && trusted && mark == o.at {
+func (o *Objects) syncLocked(at mark, trusted bool) {
+	if o.known && trusted && at == o.at {
 		return
 	}
 	if o.known {
 		o.forgetLocked()
 	}
-	o.at, o.known = mark, trusted
+	o.at, o.known = at, trusted
 }
 
 // Look implements tree.Looker.
 func (o *Objects) Look(ctx context.Context, key string) (tree.Found, error) {
 	// The mark comes first: what the gateway answers later is at least as new.
-	mark, trusted := o.mark()
+	at, trusted := o.now()
 	o.mu.Lock()
 	if o.running == 0 {
-		o.syncLocked(mark, trusted)
+		o.syncLocked(at, trusted)
 	}
 	// While a change of one's own is under way the mark may be ahead by it: the change's end will tell.
-	if o.known && trusted && o.at == mark {
+	if o.known && trusted && o.at == at {
 		if found, ok := o.rememberedLocked(key); ok {
 			o.hits++
 			o.mu.Unlock()
@@ -108,7 +122,7 @@ func (o *Objects) Look(ctx context.Context, key string) (tree.Found, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	// It may be newer than the mark. Then the mark has moved, or does when the publish that the answer crossed ends.
-	if o.known && trusted && o.at == mark && xattrs(found.File)+xattrs(found.Marker) <= maxXattrs {
+	if o.known && trusted && o.at == at && xattrs(found.File)+xattrs(found.Marker) <= maxXattrs {
 		if len(o.looks) >= maxLooks {
 			clear(o.looks)
 		}

@@ -20,13 +20,16 @@ type store struct {
 	*treetest.Model
 	mu    sync.Mutex
 	index atomic.Uint64
+	page  atomic.Uint64
 	lost  atomic.Bool // the mark cannot be trusted
 	looks atomic.Int64
 }
 
 func newStore() *store { return &store{Model: treetest.NewModel()} }
 
-func (s *store) mark() (uint64, bool) { return s.index.Load(), !s.lost.Load() }
+func (s *store) mark() (page, index uint64, trusted bool) {
+	return s.page.Load(), s.index.Load(), !s.lost.Load()
+}
 
 // change makes one commit, when do succeeds.
 func (s *store) change(do func() error) error {

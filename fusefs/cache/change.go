@@ -12,7 +12,7 @@ const maxBurst = 1024
 
 // burst is changes made here that overlap, from the beginning of the first to the end of the last.
 type burst struct {
-	mark uint64 // at its beginning
+	at mark // at its beginning
 	// certain tells that what is known was, and that nothing but publishes that succeeded was in it so far.
 	certain bool
 	keys    []string // published
@@ -20,12 +20,12 @@ type burst struct {
 
 // begin notes a change before it is sent.
 func (o *Objects) begin() {
-	mark, trusted := o.mark()
+	at, trusted := o.now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.running == 0 {
-		o.syncLocked(mark, trusted)
-		o.burst = burst{mark: mark, certain: o.known, keys: o.burst.keys[:0]}
+		o.syncLocked(at, trusted)
+		o.burst = burst{at: at, certain: o.known, keys: o.burst.keys[:0]}
 	}
 	o.running++
 }
@@ -36,7 +36,7 @@ func (o *Objects) begin() {
 // Each publish made a commit at least, between the marks before it was sent and after it was answered. When the mark
 // moved by as much as there were publishes, these were all that happened: what is known stays known.
 func (o *Objects) end(published string) {
-	mark, trusted := o.mark()
+	at, trusted := o.now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.running--
@@ -49,11 +49,11 @@ func (o *Objects) end(published string) {
 	if o.running > 0 {
 		return
 	}
-	if !b.certain || !trusted || mark != b.mark+uint64(len(b.keys)) {
+	if !b.certain || !trusted || at != (mark{b.at.page, b.at.index + uint64(len(b.keys))}) {
 		o.forgetLocked()
 		return
 	}
-	o.at = mark
+	o.at = at
 	for _, key := range b.keys {
 		o.publishedLocked(key)
 	}

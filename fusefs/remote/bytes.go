@@ -58,10 +58,11 @@ func (c *Client) Part(ctx context.Context, key string, up tree.Upload, n int, bo
 	q := url.Values{
 		"session": {c.session}, "key": {key}, "upload": {string(up)}, "n": {strconv.Itoa(n)}, "seq": {strconv.FormatUint(c.nextSeq(), 10)},
 	}
-	return c.inSession(ctx, func(ctx context.Context) error {
-		base, _ := c.base()
+	return c.repeat(ctx, func(ctx context.Context, to *stay) error {
 		// A reader of its own for each attempt: the transport may still read the body of the last one.
-		req, err := http.NewRequestWithContext(ctx, http.MethodPut, base+pathPart+"?"+q.Encode(), io.NopCloser(io.NewSectionReader(at, 0, size)))
+		body := &sending{r: io.NewSectionReader(at, 0, size), to: to}
+		defer body.end()
+		req, err := http.NewRequestWithContext(ctx, http.MethodPut, to.base+pathPart+"?"+q.Encode(), body)
 		if err != nil {
 			return err
 		}
@@ -78,18 +79,64 @@ func (c *Client) Part(ctx context.Context, key string, up tree.Upload, n int, bo
 	})
 }
 
+// sending is the body of one attempt. Each byte that goes out is a sign of the gateway. Once the attempt has ended
+// nothing is read any more: its caller may use the memory for other bytes.
+type sending struct {
+	to *stay
+
+	mu    sync.Mutex
+	r     io.Reader
+	ended bool
+}
+
+func (s *sending) Read(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return 0, errLeft
+	}
+	s.to.hear()
+	return s.r.Read(p)
+}
+
+// Close implements io.Closer for the transport.
+func (s *sending) Close() error {
+	s.end()
+	return nil
+}
+
+func (s *sending) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+}
+
+// hearing is the body of an answer.
+type hearing struct {
+	io.Reader
+	from *stay
+}
+
+func (h hearing) Read(p []byte) (int, error) {
+	n, err := h.Reader.Read(p)
+	if n > 0 {
+		h.from.hear()
+	}
+	return n, err
+}
+
 // fetch reads up to len(p) bytes; fewer come with io.EOF.
 func (c *Client) fetch(ctx context.Context, path string, q func() url.Values, p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
 		want := min(len(p)-done, maxRead)
 		n := 0
-		err := c.inSession(ctx, func(ctx context.Context) (err error) {
+		err := c.repeat(ctx, func(ctx context.Context, from *stay) (err error) {
 			v := q()
 			v.Set("session", c.session)
 			v.Set("off", strconv.FormatInt(off+int64(done), 10))
 			v.Set("len", strconv.Itoa(want))
-			n, err = c.get(ctx, path+"?"+v.Encode(), p[done:done+want])
+			n, err = c.get(ctx, from, path+"?"+v.Encode(), p[done:done+want])
 			return err
 		})
 		if err != nil {
@@ -103,9 +150,8 @@ func (c *Client) fetch(ctx context.Context, path string, q func() url.Values, p 
 	return done, nil
 }
 
-func (c *Client) get(ctx context.Context, path string, p []byte) (n int, err error) {
-	base, _ := c.base()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+path, nil)
+func (c *Client) get(ctx context.Context, from *stay, path string, p []byte) (n int, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from.base+path, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -121,7 +167,7 @@ func (c *Client) get(ctx context.Context, path string, p []byte) (n int, err err
 		return 0, fmt.Errorf("%w: %d bytes for %d", errAnswer, res.ContentLength, len(p))
 	}
 	n = int(res.ContentLength)
-	if _, err := io.ReadFull(res.Body, p[:n]); err != nil {
+	if _, err := io.ReadFull(hearing{res.Body, from}, p[:n]); err != nil {
 		return 0, err
 	}
 	if got := crcText(crc32.Checksum(p[:n], castagnoli)); got != res.Header.Get(headerCRC) {
@@ -144,7 +190,7 @@ type reader struct {
 	info   tree.Info
 	head   []byte
 
-	// reopening is held while the version is opened again after the gateway forgot it (I/O).
+	// reopening is held while the version is opened again, at another gateway or after this one forgot it (I/O).
 	reopening sync.Mutex
 	id        uint64
 }
@@ -195,7 +241,7 @@ func (r *reader) ReadAt(p []byte, off int64) (int, error) {
 		n, err := r.client.fetch(r.client.lifetime, pathRead, func() url.Values {
 			return url.Values{"reader": {strconv.FormatUint(id, 10)}}
 		}, p, off)
-		if errors.Is(err, errNoSession) && attempt == 0 {
+		if errors.Is(err, errNoReader) && attempt < maxLost {
 			if err := r.reopen(id); err != nil {
 				return 0, err
 			}
@@ -214,7 +260,7 @@ func (r *reader) current() uint64 {
 	return r.id
 }
 
-// reopen takes the version up again after a restart of the gateway.
+// reopen takes the version up again.
 func (r *reader) reopen(was uint64) error {
 	r.reopening.Lock()
 	defer r.reopening.Unlock()

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,7 +17,6 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/holdfast/holdfast/fusefs/remote/mountpb"
-	"github.com/holdfast/holdfast/fusefs/remote/mountpb/mountpbconnect"
 	"github.com/holdfast/holdfast/fusefs/tree"
 	"github.com/holdfast/holdfast/multipart/s3/sigv4"
 )
@@ -26,6 +24,8 @@ import (
 const (
 	// defaultRetry is how long a request is repeated while no gateway answers: a restart takes 5 s at most.
 	defaultRetry = 30 * time.Second
+	// defaultStall is longer than a gateway that works is silent while it is asked for the session.
+	defaultStall = 3 * time.Second
 	// firstPause and lastPause are the waits between attempts.
 	firstPause = 20 * time.Millisecond
 	lastPause  = time.Second
@@ -37,7 +37,8 @@ const (
 
 // Config is how to reach a bucket.
 type Config struct {
-	// Endpoints are the URLs of gateways, for example "http://127.0.0.1:9000"; the first that answers is used.
+	// Endpoints are the URLs of gateways of one cluster, for example "http://127.0.0.1:9000", all with http or all with
+	// https. The first that answers is used until it fails, and then the next. Those that the gateways tell of are added.
 	Endpoints []string
 	// AccessKey and SecretKey sign every request.
 	AccessKey, SecretKey string
@@ -47,6 +48,9 @@ type Config struct {
 	Bucket, Prefix string
 	// Retry is how long a request is repeated while no gateway answers. Zero means 30 s; negative means no repetition.
 	Retry time.Duration
+	// Stall is how long a gateway may be silent, while it is asked for something, before it is asked for a sign of life. It
+	// is given up, where there is another one, when it is silent for as long again. Zero means 3 s.
+	Stall time.Duration
 	// Transport carries the requests. Nil means a transport of this client's own.
 	Transport http.RoundTripper
 	// NoPipes sends every message as an HTTP request of its own. Without it a client does that only where no pipe gets
@@ -56,28 +60,28 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Client is a bucket behind a gateway. It implements tree.Objects and tree.Looker.
+// Client is a bucket behind gateways. It implements tree.Objects and tree.Looker.
 type Client struct {
 	config  Config
 	session string
-	bases   []string
 	http    *http.Client
-	// services are the clients of the service at bases.
-	services []mountpbconnect.MountServiceClient
-	pipes    pipes
-	log      *slog.Logger
-	mark     markReader
-	seq      atomic.Uint64
-	current  atomic.Uint64 // counts the changes of gateway
+	pipes   pipes
+	log     *slog.Logger
+	mark    markReader
+	seq     atomic.Uint64
+
+	// at is the gateway in use. Only who has the place in moving changes it.
+	at     atomic.Pointer[stay]
+	moving chan struct{}
+	known  gateways
 
 	// lifetime bounds reads, which have no context of their own, and the renewal.
 	lifetime context.Context
 	stop     context.CancelFunc
 	done     sync.WaitGroup
-
-	// opening is held while a session is opened again.
-	opening sync.Mutex
-	opened  atomic.Uint64
+	// unwatch ends the watch, which lasts as long as anything may be asked.
+	unwatch context.CancelFunc
+	watched sync.WaitGroup
 }
 
 // New opens a session at the first gateway that answers. Close ends it.
@@ -88,6 +92,9 @@ func New(ctx context.Context, c Config) (*Client, error) {
 	if c.Retry == 0 {
 		c.Retry = defaultRetry
 	}
+	if c.Stall == 0 {
+		c.Stall = defaultStall
+	}
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
@@ -97,14 +104,6 @@ func New(ctx context.Context, c Config) (*Client, error) {
 	if len(c.Endpoints) == 0 || c.Bucket == "" {
 		return nil, fmt.Errorf("a mount needs an endpoint and a bucket: %w", tree.ErrInvalid)
 	}
-	cl := &Client{config: c, log: c.Log, session: newSession()}
-	for _, e := range c.Endpoints {
-		u, err := url.Parse(e)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return nil, fmt.Errorf("endpoint %q is no http or https URL: %w", e, tree.ErrInvalid)
-		}
-		cl.bases = append(cl.bases, u.Scheme+"://"+u.Host)
-	}
 	transport := c.Transport
 	if transport == nil {
 		transport = &http.Transport{
@@ -113,19 +112,19 @@ func New(ctx context.Context, c Config) (*Client, error) {
 			ResponseHeaderTimeout: 2 * time.Minute, DisableCompression: true,
 		}
 	}
+	cl := &Client{config: c, log: c.Log, session: newSession(), moving: make(chan struct{}, 1)}
 	cl.http = &http.Client{Transport: &signer{next: transport, config: c}}
-	for _, base := range cl.bases {
-		plain := mountpbconnect.NewMountServiceClient(cl.http, base+PathPrefix[:len(PathPrefix)-1],
-			connect.WithReadMaxBytes(maxMessage), connect.WithAcceptCompression("gzip", nil, nil))
-		cl.services = append(cl.services, piped{plain, cl, base})
+	if err := cl.configure(c.Endpoints); err != nil {
+		return nil, err
 	}
-	cl.lifetime, cl.stop = context.WithCancel(context.Background())
-	if err := cl.openSession(ctx); err != nil {
-		cl.stop()
+	if err := cl.settle(ctx); err != nil {
 		return nil, fmt.Errorf("open bucket %s at %s: %w", c.Bucket, strings.Join(c.Endpoints, ", "), err)
 	}
-	cl.done.Add(1)
-	go cl.renew()
+	cl.lifetime, cl.stop = context.WithCancel(context.Background())
+	watching, unwatch := context.WithCancel(context.Background())
+	cl.unwatch = unwatch
+	cl.done.Go(cl.renew)
+	cl.watched.Go(func() { cl.watch(watching) })
 	return cl, nil
 }
 
@@ -134,6 +133,29 @@ func newSession() string {
 	_, _ = rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
 }
+
+// Mark is a number that every commit at the gateway makes larger, in most cases by one, after the commit can be seen and
+// before it is acknowledged, and the page that it stands on. False: it cannot be trusted now, or the gateway is not on
+// this machine.
+func (c *Client) Mark() (page, index uint64, trusted bool) { return c.mark.read() }
+
+// Close ends the session: what is staged and not published is published or kept by the store.
+func (c *Client) Close(ctx context.Context) error {
+	c.stop()
+	c.done.Wait()
+	err := c.repeat(ctx, func(ctx context.Context, at *stay) error {
+		_, err := at.service.CloseSession(ctx, connect.NewRequest(&mountpb.SessionRequest{Session: c.session}))
+		return err
+	})
+	c.unwatch()
+	c.watched.Wait()
+	c.at.Load().end(errClosed)
+	c.dropPipes(true)
+	c.http.CloseIdleConnections()
+	return errors.Join(err, c.mark.close())
+}
+
+var errClosed = errors.New("the mount is closed")
 
 // signer signs every attempt of a request.
 type signer struct {
@@ -152,176 +174,11 @@ func (s *signer) RoundTrip(r *http.Request) (*http.Response, error) {
 	return s.next.RoundTrip(r)
 }
 
-// base is the gateway in use, and which one that is.
-func (c *Client) base() (string, uint64) {
-	n := c.current.Load()
-	return c.bases[n%uint64(len(c.bases))], n
-}
-
-func (c *Client) service() (mountpbconnect.MountServiceClient, uint64) {
-	n := c.current.Load()
-	return c.services[n%uint64(len(c.services))], n
-}
-
-// openSession begins the session, or takes it up after the gateway forgot it.
-func (c *Client) openSession(ctx context.Context) error {
-	was := c.opened.Load()
-	c.opening.Lock()
-	defer c.opening.Unlock()
-	if c.opened.Load() != was {
-		return nil // another request was faster
-	}
-	err := c.repeat(ctx, func(ctx context.Context) error {
-		svc, _ := c.service()
-		answer, err := svc.OpenSession(ctx, connect.NewRequest(&mountpb.OpenSessionRequest{
-			Session: c.session, Bucket: c.config.Bucket, Prefix: c.config.Prefix,
-		}))
-		if err == nil {
-			c.followMark(answer.Header().Get(markHeader))
-		}
-		return err
-	})
-	if err == nil {
-		c.opened.Add(1)
-	}
-	return err
-}
-
-// followMark reads the gateway's mark from now on, where there is one. A mount of several gateways does not: it could
-// not tell a commit of one from those of another.
-func (c *Client) followMark(place string) {
-	if place == "" || len(c.bases) > 1 {
-		return
-	}
-	if err := c.mark.follow(place); err != nil {
-		c.log.Debug("lookups are not remembered", "err", err)
-	}
-}
-
-// Mark is a number that every commit at the gateway makes larger, in most cases by one, after the commit can be seen and
-// before it is acknowledged. False: it cannot be trusted now, or the gateway is not on this machine.
-func (c *Client) Mark() (uint64, bool) { return c.mark.read() }
-
-// renew keeps the lease until Close.
-func (c *Client) renew() {
-	defer c.done.Done()
-	tick := time.NewTicker(renewEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-c.lifetime.Done():
-			return
-		case now := <-tick.C:
-			c.expirePipes(now)
-		}
-		_, err := call(c.lifetime, c, func(ctx context.Context, svc mountpbconnect.MountServiceClient) (*connect.Response[mountpb.SessionResponse], error) {
-			return svc.RenewSession(ctx, connect.NewRequest(&mountpb.SessionRequest{Session: c.session}))
-		})
-		if err != nil && c.lifetime.Err() == nil {
-			c.log.Warn("lease was not renewed", "bucket", c.config.Bucket, "err", err)
-		}
-	}
-}
-
-// Close ends the session: what is staged and not published is published or kept by the store.
-func (c *Client) Close(ctx context.Context) error {
-	c.stop()
-	c.done.Wait()
-	err := c.repeat(ctx, func(ctx context.Context) error {
-		svc, _ := c.service()
-		_, err := svc.CloseSession(ctx, connect.NewRequest(&mountpb.SessionRequest{Session: c.session}))
-		return err
-	})
-	c.dropPipes(true)
-	c.http.CloseIdleConnections()
-	return errors.Join(err, c.mark.close())
-}
-
 // CloseIdleConnections lets http.Client reach the transport below.
 func (s *signer) CloseIdleConnections() {
 	if t, ok := s.next.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
 	}
-}
-
-// call makes one request of the service, repeats it while no gateway answers, and opens the session again when the
-// gateway does not know it.
-func call[Res any](ctx context.Context, c *Client, fn func(context.Context, mountpbconnect.MountServiceClient) (*connect.Response[Res], error)) (*Res, error) {
-	var out *Res
-	err := c.inSession(ctx, func(ctx context.Context) error {
-		svc, _ := c.service()
-		res, err := fn(ctx, svc)
-		if err == nil {
-			out = res.Msg
-		}
-		return err
-	})
-	return out, err
-}
-
-func (c *Client) inSession(ctx context.Context, fn func(context.Context) error) error {
-	// A session can be lost once to a restart, and once more to a lease that ended while the restart was waited for.
-	for range 3 {
-		err := c.repeat(ctx, fn)
-		if !errors.Is(err, errNoSession) {
-			return err
-		}
-		if err := c.openSession(ctx); err != nil {
-			return err
-		}
-	}
-	return fmt.Errorf("%w: %w", errNoSession, tree.ErrIO)
-}
-
-// repeat runs fn until it is answered. Changes are numbered, so what was done is not done again.
-func (c *Client) repeat(ctx context.Context, fn func(context.Context) error) error {
-	deadline := time.Now().Add(c.config.Retry)
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		_, at := c.base()
-		attempt, cancel := context.WithTimeout(ctx, answerTimeout)
-		err := fromWire(fn(attempt))
-		cancel()
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if !again(err) {
-			return err
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("no gateway answers: %w: %w", err, tree.ErrIO)
-		}
-		c.current.CompareAndSwap(at, at+1) // try the next one
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// again tells whether an error is of the way to the gateway, or of a gateway that is starting or overloaded.
-func again(err error) bool {
-	if errors.Is(err, errDamaged) || errors.Is(err, tree.ErrUnavailable) {
-		return true
-	}
-	for _, s := range sentinels {
-		if errors.Is(err, s.err) {
-			return false
-		}
-	}
-	var e *connect.Error
-	if errors.As(err, &e) {
-		switch e.Code() {
-		case connect.CodeUnavailable, connect.CodeDeadlineExceeded, connect.CodeResourceExhausted, connect.CodeAborted,
-			connect.CodeUnknown, connect.CodeCanceled:
-			return true
-		}
-		return false
-	}
-	return true
 }
 
 func (c *Client) nextSeq() uint64 { return c.seq.Add(1) }

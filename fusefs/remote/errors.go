@@ -13,6 +13,10 @@ import (
 
 var (
 	errNoSession = errors.New("the gateway does not know this session")
+	// errNoReader is of a version that was opened at another gateway, or before a restart: it is opened again.
+	errNoReader = errors.New("the gateway does not hold this version open")
+	// errStopping sends a mount to another gateway at once.
+	errStopping = errors.New("the gateway is stopping")
 	// errDamaged is sent again: the request was hurt on its way.
 	errDamaged = errors.New("request does not match its CRC32C")
 )
@@ -23,6 +27,8 @@ var sentinels = [...]struct {
 	err  error
 }{
 	{"session", errNoSession},
+	{"reader", errNoReader},
+	{"stopping", errStopping},
 	{"damaged", errDamaged},
 	{"not-exist", tree.ErrNotExist},
 	{"exists", tree.ErrExists},

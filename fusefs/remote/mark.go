@@ -20,12 +20,15 @@ import (
 // question, whether anything was committed: the gateway stores the index of every commit there before it acknowledges
 // it. The numbers are of the machine's byte order, because no other ever sees them.
 //
-//	magic (8) ─ instance (16) ─ time namespace (8) ─ index (8) ─ until (8)
+//	magic (8) ─ instance (16) ─ time namespace (8) ─ index (8) ─ until (8) ─ retired (8)
 //
 // Until is a time of CLOCK_MONOTONIC, which is one clock for a machine: the gateway promises that nothing is
 // acknowledged before that time without the index showing it. It renews the promise all the time while there are
 // mounts, so that one that died, or stands still, is trusted for markLease at most. The next gateway acknowledges
 // nothing before those of the one before it have ended: see Mark.Wait.
+//
+// The index shows every commit only while all of them pass one gateway. One that gets company retires its mark first:
+// the page then says for good that it means nothing.
 //
 // A reader loads the index first and the time after it. If the promise holds then, the index was true when it was loaded,
 // whatever stood still in between.
@@ -48,6 +51,7 @@ const (
 	wordNamespace
 	wordIndex
 	wordUntil
+	wordRetired // not 0: never to be trusted again
 )
 
 var errMark = errors.New("no mark of this gateway")
@@ -94,11 +98,14 @@ type Mark struct {
 	file  *os.File
 	place string // what markHeader says
 	began uint64 // monotonic
-	// users counts the sessions of mounts.
-	users atomic.Int64
+	stop  chan struct{}
+	done  sync.WaitGroup
 
-	stop chan struct{}
-	done sync.WaitGroup
+	mu sync.Mutex
+	// users counts the sessions of mounts.
+	users int
+	// retired: nothing is promised any more.
+	retired bool
 }
 
 // NewMark makes a mark. Without one mounts ask.
@@ -155,24 +162,51 @@ func (m *Mark) renew() {
 		case <-m.stop:
 			return
 		case <-ticker.C:
-			if m.users.Load() > 0 {
-				m.promise()
-			}
+			m.promise()
 		}
 	}
 }
 
+// promise begins the promise anew where anybody reads it.
 func (m *Mark) promise() {
-	if now := monotonic(); now > 0 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now := monotonic(); now > 0 && m.users > 0 && !m.retired {
 		atomic.StoreUint64(m.page.word(wordUntil), now+uint64(markLease))
 	}
 }
 
 // use tells how many sessions there are that may read the mark.
 func (m *Mark) use(sessions int) {
-	m.users.Store(int64(sessions))
-	if sessions > 0 {
-		m.promise()
+	m.mu.Lock()
+	m.users = sessions
+	m.mu.Unlock()
+	m.promise()
+}
+
+// offer is what markHeader says to a new session; empty once the mark is retired.
+func (m *Mark) offer() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.retired {
+		return ""
+	}
+	return m.place
+}
+
+// Retire takes the mark out of use for good, because commits will be acknowledged that it does not show: those of
+// another gateway. The first of them must come after Retire has returned, which is when no mount trusts the mark any
+// more, one that was just reading it included. It may be called again; Set does no harm after it.
+func (m *Mark) Retire() {
+	m.mu.Lock()
+	m.retired = true
+	atomic.StoreUint64(m.page.word(wordRetired), 1)
+	until := atomic.SwapUint64(m.page.word(wordUntil), 0)
+	m.mu.Unlock()
+	// A mount that loaded the promise and stood still right then has compared it with a clock that went on; waiting for its
+	// end covers every answer that was given on it.
+	for now := monotonic(); now > 0 && now < until; now = monotonic() {
+		time.Sleep(time.Duration(until - now))
 	}
 }
 
@@ -180,7 +214,10 @@ func (m *Mark) use(sessions int) {
 func (m *Mark) Close() error {
 	close(m.stop)
 	m.done.Wait()
+	m.mu.Lock()
+	m.retired = true
 	atomic.StoreUint64(m.page.word(wordUntil), 0)
+	m.mu.Unlock()
 	return m.file.Close()
 }
 
@@ -189,6 +226,8 @@ type markReader struct {
 	mu   sync.RWMutex
 	page page
 	open bool
+	// pages counts those that were followed, so that the index of one is not taken for that of another.
+	pages uint64
 }
 
 // follow opens the mark that a gateway told of. On another machine, in a container of its own or as another user there
@@ -221,26 +260,28 @@ func (r *markReader) follow(place string) error {
 		}
 		return err
 	}
-	if *p.word(wordMagic) != markMagic || p.instance() != [16]byte(want) || *p.word(wordNamespace) != namespace {
+	ours := *p.word(wordMagic) == markMagic && p.instance() == [16]byte(want) && *p.word(wordNamespace) == namespace
+	if !ours || atomic.LoadUint64(p.word(wordRetired)) != 0 {
 		return errors.Join(errMark, unix.Munmap(p.bytes))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	err = r.closeLocked()
 	r.page, r.open = p, true
+	r.pages++
 	return err
 }
 
-// read is the index, and whether it can be trusted.
-func (r *markReader) read() (uint64, bool) {
+// read is the number of the page, its index, and whether that can be trusted.
+func (r *markReader) read() (page, index uint64, trusted bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if !r.open {
-		return 0, false
+		return r.pages, 0, false
 	}
-	index := atomic.LoadUint64(r.page.word(wordIndex))
+	index = atomic.LoadUint64(r.page.word(wordIndex))
 	until, now := atomic.LoadUint64(r.page.word(wordUntil)), monotonic()
-	return index, now > 0 && now < until
+	return r.pages, index, now > 0 && now < until && atomic.LoadUint64(r.page.word(wordRetired)) == 0
 }
 
 func (r *markReader) close() error {

@@ -117,6 +117,13 @@ func (c *Client) dropPipes(forever bool) {
 	}
 }
 
+// allowPipes forgets that a gateway let none through: another one is in use.
+func (c *Client) allowPipes() {
+	c.pipes.mu.Lock()
+	defer c.pipes.mu.Unlock()
+	c.pipes.refused = time.Time{}
+}
+
 // expirePipes closes the pipes that waited too long. The one used last is taken first, so those below it would stay.
 func (c *Client) expirePipes(now time.Time) {
 	c.pipes.mu.Lock()

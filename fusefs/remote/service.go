@@ -19,17 +19,32 @@ import (
 // ServiceConfig is what the service in a gateway needs.
 type ServiceConfig struct {
 	// Open gives the Objects of a bucket, below prefix, for one session; ctx tells who asks. It is called again with the
-	// same session when the gateway was restarted. If the Objects implement tree.Ender they are told of the end.
+	// same session when the gateway was restarted, and at every gateway that the mount uses. If the Objects implement
+	// tree.Ender they are told of the end; if they implement Keeper, the session ends by the lease that they keep.
 	Open func(ctx context.Context, bucket, prefix, session string) (tree.Objects, error)
 	// Owner names who asks, so that nobody uses the session of another. Nil: everybody is the same.
 	Owner func(ctx context.Context) string
 	// Lease is how long a session lives without a renewal. Zero means the package's Lease.
 	Lease time.Duration
+	// Gateways are the URLs of all gateways of the cluster, as mounts reach them; nil, and an empty answer, say that none
+	// are known. It must not block.
+	Gateways func() []string
 	// Mark shows every commit to the mounts of this machine. Nil: they ask.
 	Mark *Mark
 	// Log gets the errors of sessions that end by themselves. Nil means slog.Default().
 	Log *slog.Logger
 }
+
+// Keeper is implemented by Objects whose session is known to every gateway, with a lease of its own that the renewals of
+// the mount keep. A gateway that does not hear of the mount any more ends nothing then: the mount may be at another one.
+// If it is at none, the lease ends.
+type Keeper interface {
+	// KeepSession begins the lease anew, of at least the service's Lease. ErrSessionOver says that it had ended.
+	KeepSession(ctx context.Context) error
+}
+
+// ErrSessionOver says that the lease of a session has ended.
+var ErrSessionOver = errors.New("the session of a mount is over")
 
 // Service is the mount service of a gateway: an http.Handler for PathPrefix.
 type Service struct {
@@ -112,6 +127,9 @@ func (s *Service) Close() error {
 func (s *Service) session(ctx context.Context, id string) (*session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errStopping
+	}
 	sess := s.sessions[id]
 	if sess == nil || sess.owner != s.config.Owner(ctx) {
 		return nil, errNoSession
@@ -126,10 +144,13 @@ func (s *Service) OpenSession(ctx context.Context, r *connect.Request[mountpb.Op
 	if len(id) < 16 || len(id) > 128 {
 		return nil, toWire(tree.ErrInvalid)
 	}
-	welcome := connect.NewResponse(&mountpb.OpenSessionResponse{LeaseMs: s.config.Lease.Milliseconds()})
+	welcome := connect.NewResponse(&mountpb.OpenSessionResponse{LeaseMs: s.config.Lease.Milliseconds(), Gateways: s.gateways()})
 	s.tellMark(r, welcome.Header())
-	if _, err := s.session(ctx, id); err == nil {
+	switch _, err := s.session(ctx, id); {
+	case err == nil:
 		return welcome, nil
+	case errors.Is(err, errStopping):
+		return nil, toWire(err)
 	}
 	objects, err := s.config.Open(ctx, r.Msg.GetBucket(), r.Msg.GetPrefix(), id)
 	if err != nil {
@@ -143,7 +164,7 @@ func (s *Service) OpenSession(ctx context.Context, r *connect.Request[mountpb.Op
 	defer s.mu.Unlock()
 	switch there := s.sessions[id]; {
 	case s.closed:
-		return nil, connect.NewError(connect.CodeUnavailable, errors.New("the gateway is stopping"))
+		return nil, toWire(errStopping)
 	case there != nil && there.owner != sess.owner:
 		return nil, toWire(tree.ErrAccess)
 	case there != nil:
@@ -167,7 +188,9 @@ func (s *Service) countLocked() {
 // tellMark says where the mark is to a mount that may be on this machine.
 func (s *Service) tellMark(r *connect.Request[mountpb.OpenSessionRequest], header http.Header) {
 	if m := s.config.Mark; m != nil && isLoopback(r.Peer().Addr) {
-		header.Set(markHeader, m.place)
+		if place := m.offer(); place != "" {
+			header.Set(markHeader, place)
+		}
 	}
 }
 
@@ -205,30 +228,71 @@ func (s *Service) expire(sess *session) {
 	s.ending.Add(1)
 	s.mu.Unlock()
 	defer s.ending.Done()
-	s.config.Log.Warn("a mount is gone; what it synced is published", "session", sess.id, "bucket", sess.bucket)
-	if err := sess.end(context.Background()); err != nil {
+	if _, kept := sess.objects.(Keeper); kept {
+		s.config.Log.Info("a mount was not heard of here any more", "session", sess.id, "bucket", sess.bucket)
+	} else {
+		s.config.Log.Warn("a mount is gone; what it synced is published", "session", sess.id, "bucket", sess.bucket)
+	}
+	if err := sess.expire(context.Background()); err != nil {
 		s.config.Log.Error("end of a session", "session", sess.id, "bucket", sess.bucket, "err", err)
 	}
 }
 
+func (s *Service) gateways() []string {
+	if s.config.Gateways == nil {
+		return nil
+	}
+	return s.config.Gateways()
+}
+
 // RenewSession implements the service.
 func (s *Service) RenewSession(ctx context.Context, r *connect.Request[mountpb.SessionRequest]) (*connect.Response[mountpb.SessionResponse], error) {
-	if _, err := s.session(ctx, r.Msg.GetSession()); err != nil {
+	sess, err := s.session(ctx, r.Msg.GetSession())
+	if err != nil {
 		return nil, toWire(err)
 	}
-	return connect.NewResponse(&mountpb.SessionResponse{LeaseMs: s.config.Lease.Milliseconds()}), nil
+	if err := s.keep(ctx, sess); err != nil {
+		return nil, toWire(err)
+	}
+	answer := &mountpb.SessionResponse{LeaseMs: s.config.Lease.Milliseconds()}
+	if r.Msg.GetGateways() {
+		answer.Gateways = s.gateways()
+	}
+	return connect.NewResponse(answer), nil
+}
+
+// keep renews the lease that other gateways see too. A session that is over is forgotten here: its mount begins another.
+func (s *Service) keep(ctx context.Context, sess *session) error {
+	keeper, ok := sess.objects.(Keeper)
+	if !ok {
+		return nil
+	}
+	err := keeper.KeepSession(ctx)
+	if !errors.Is(err, ErrSessionOver) {
+		return err
+	}
+	s.config.Log.Warn("the session of a mount ended before its mount did", "session", sess.id, "bucket", sess.bucket)
+	s.forget(sess)
+	return errors.Join(errNoSession, sess.leave())
+}
+
+// forget takes a session out of those that are known.
+func (s *Service) forget(sess *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sessions[sess.id] == sess {
+		delete(s.sessions, sess.id)
+		s.countLocked()
+	}
 }
 
 // CloseSession implements the service.
 func (s *Service) CloseSession(ctx context.Context, r *connect.Request[mountpb.SessionRequest]) (*connect.Response[mountpb.SessionResponse], error) {
 	sess, err := s.session(ctx, r.Msg.GetSession())
 	if err != nil {
-		return connect.NewResponse(&mountpb.SessionResponse{}), nil // gone already: that is what was asked for
+		return nil, toWire(err) // where it is not known it is opened once more: it may have been left by another gateway
 	}
-	s.mu.Lock()
-	delete(s.sessions, sess.id)
-	s.countLocked()
-	s.mu.Unlock()
+	s.forget(sess)
 	if err := sess.end(context.WithoutCancel(ctx)); err != nil {
 		return nil, toWire(err)
 	}

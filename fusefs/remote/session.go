@@ -118,7 +118,7 @@ func (s *session) reader(id uint64) (*served, error) {
 	defer s.mu.Unlock()
 	r := s.readers[id]
 	if r == nil {
-		return nil, errNoSession // opened before a restart: the client opens it again
+		return nil, errNoReader
 	}
 	r.uses.Add(1)
 	return r, nil
@@ -136,12 +136,17 @@ func (s *session) closeReader(id uint64) error {
 	return r.Close()
 }
 
-// end gives back what the session holds; again is nil's work.
-func (s *session) end(ctx context.Context) error {
+// leave gives back what this gateway holds for the session; again is nil's work.
+func (s *session) leave() error {
+	_, err := s.leaveOnce()
+	return err
+}
+
+func (s *session) leaveOnce() (first bool, err error) {
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
-		return nil
+		return false, nil
 	}
 	s.ended = true
 	s.timer.Stop()
@@ -154,8 +159,22 @@ func (s *session) end(ctx context.Context) error {
 	for _, id := range ids {
 		errs = append(errs, s.closeReader(id))
 	}
-	if e, ok := s.objects.(tree.Ender); ok {
-		errs = append(errs, e.EndSession(ctx))
+	return true, errors.Join(errs...)
+}
+
+// end ends the session for the store too.
+func (s *session) end(ctx context.Context) error {
+	first, err := s.leaveOnce()
+	if e, ok := s.objects.(tree.Ender); ok && first {
+		err = errors.Join(err, e.EndSession(ctx))
 	}
-	return errors.Join(errs...)
+	return err
+}
+
+// expire ends the session of a mount that was not heard of, where nobody else would.
+func (s *session) expire(ctx context.Context) error {
+	if _, ok := s.objects.(Keeper); ok {
+		return s.leave()
+	}
+	return s.end(ctx)
 }

@@ -43,7 +43,6 @@ type core struct {
 	workers *worker.Group     // everything in the background
 	face    *s3.Server        // what clients talk to
 
-	mounts  *mountSessions  // the sessions of mounts
 	service *remote.Service // what mounts talk to beside S3
 
 	// mirrors are the drives that the host knows as up. Only the supervisor touches it.
@@ -231,7 +230,6 @@ func (c *core) close() error {
 	var errs []error
 	if c.service != nil {
 		errs = append(errs, c.service.Close())
-		c.mounts.stop()
 	}
 	if c.workers != nil {
 		c.workers.Close()

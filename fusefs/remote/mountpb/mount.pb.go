@@ -122,8 +122,10 @@ func (x *OpenSessionRequest) GetPrefix() string {
 }
 
 type OpenSessionResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	LeaseMs       int64                  `protobuf:"varint,1,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	LeaseMs int64                  `protobuf:"varint,1,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	// gateways are the URLs of all gateways of the cluster, as far as this one knows them.
+	Gateways      []string `protobuf:"bytes,2,rep,name=gateways,proto3" json:"gateways,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -165,9 +167,18 @@ func (x *OpenSessionResponse) GetLeaseMs() int64 {
 	return 0
 }
 
+func (x *OpenSessionResponse) GetGateways() []string {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
 type SessionRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// gateways asks a renewal for the list.
+	Gateways      bool `protobuf:"varint,2,opt,name=gateways,proto3" json:"gateways,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -209,9 +220,17 @@ func (x *SessionRequest) GetSession() string {
 	return ""
 }
 
+func (x *SessionRequest) GetGateways() bool {
+	if x != nil {
+		return x.Gateways
+	}
+	return false
+}
+
 type SessionResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	LeaseMs       int64                  `protobuf:"varint,1,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	Gateways      []string               `protobuf:"bytes,2,rep,name=gateways,proto3" json:"gateways,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -251,6 +270,13 @@ func (x *SessionResponse) GetLeaseMs() int64 {
 		return x.LeaseMs
 	}
 	return 0
+}
+
+func (x *SessionResponse) GetGateways() []string {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
 }
 
 type KeyRequest struct {
@@ -1693,13 +1719,16 @@ const file_mount_proto_rawDesc = "" +
 	"\x12OpenSessionRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x16\n" +
 	"\x06bucket\x18\x02 \x01(\tR\x06bucket\x12\x16\n" +
-	"\x06prefix\x18\x03 \x01(\tR\x06prefix\"0\n" +
+	"\x06prefix\x18\x03 \x01(\tR\x06prefix\"L\n" +
 	"\x13OpenSessionResponse\x12\x19\n" +
-	"\blease_ms\x18\x01 \x01(\x03R\aleaseMs\"*\n" +
+	"\blease_ms\x18\x01 \x01(\x03R\aleaseMs\x12\x1a\n" +
+	"\bgateways\x18\x02 \x03(\tR\bgateways\"F\n" +
 	"\x0eSessionRequest\x12\x18\n" +
-	"\asession\x18\x01 \x01(\tR\asession\",\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x1a\n" +
+	"\bgateways\x18\x02 \x01(\bR\bgateways\"H\n" +
 	"\x0fSessionResponse\x12\x19\n" +
-	"\blease_ms\x18\x01 \x01(\x03R\aleaseMs\"8\n" +
+	"\blease_ms\x18\x01 \x01(\x03R\aleaseMs\x12\x1a\n" +
+	"\bgateways\x18\x02 \x03(\tR\bgateways\"8\n" +
 	"\n" +
 	"KeyRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x10\n" +
