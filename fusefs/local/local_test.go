@@ -494,6 +494,66 @@ func TestRepeatedRequestsAreAppliedOnce(t *testing.T) {
 	}
 }
 
+// The second try comes to a gateway that remembers nothing of the first, which was applied: the version that it is based
+// on is gone, because the first try replaced it.
+func TestAPublishIsKnownAgainAfterItsBaseIsGone(t *testing.T) {
+	for _, versioning := range []metadata.Versioning{metadata.Unversioned, metadata.VersioningEnabled} {
+		m := newMount(t, versioning, "p/")
+		base := m.publish(tree.File{Key: "f", Data: storetest.Body(1, 300_000)})
+		attempts := 0
+		seq := uint64(1)
+		twice := func(f tree.File) tree.Info {
+			t.Helper()
+			attempts++
+			seq++
+			f.Inode, f.Cond = 1, tree.Cond{Base: base.Version}
+			ctx := tree.WithOp(t.Context(), tree.Op{Seq: seq})
+			first, err := m.Publish(ctx, f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := m.Publish(ctx, f)
+			if err != nil || !reflect.DeepEqual(again, first) {
+				t.Fatalf("versioning %v: first %+v, then %+v, %v", versioning, first, again, err)
+			}
+			base = first
+			return first
+		}
+		small := storetest.Body(2, 100_000)
+		twice(tree.File{Key: "f", Data: small})
+		up := m.begin("f", storetest.Body(3, 200_000))
+		twice(tree.File{Key: "f", Upload: up, Pieces: []tree.Piece{{Base: true, Len: 100_000}, {Part: 1, Len: 200_000}}})
+		m.want("f", append(bytes.Clone(small), storetest.Body(3, 200_000)...))
+		twice(tree.File{Key: "f", Upload: up, Pieces: []tree.Piece{{Part: 1, Len: 200_000}}})
+		if err := m.Abort(t.Context(), "f", up); err != nil {
+			t.Fatal(err)
+		}
+		m.kit.Settle()
+		m.want("f", storetest.Body(3, 200_000))
+		m.kit.WantClean()
+		page, err := m.kit.Store.ListVersions(t.Context(), metadata.ListVersions{Bucket: m.bucket, Max: 100})
+		want := 1
+		if versioning == metadata.VersioningEnabled {
+			want += attempts
+		}
+		if err != nil || len(page.Versions) != want {
+			t.Fatalf("versioning %v: %d versions, want %d; %v", versioning, len(page.Versions), want, err)
+		}
+		// A base that another writer replaced is a conflict, however often it is tried.
+		other := m.publish(tree.File{Key: "f", Data: small})
+		for range 2 {
+			ctx := tree.WithOp(t.Context(), tree.Op{Seq: 100})
+			_, err := m.Publish(ctx, tree.File{Key: "f", Data: small[:10], Inode: 1, Cond: tree.Cond{Base: base.Version}})
+			if !errors.Is(err, tree.ErrConflict) {
+				t.Fatal(err)
+			}
+		}
+		if now := m.want("f", small); now.Version != other.Version {
+			t.Fatal("a conflict changed the file")
+		}
+	}
+}
+
 func TestContract(t *testing.T) {
 	for _, versioning := range []metadata.Versioning{metadata.Unversioned, metadata.VersioningEnabled} {
 		t.Run(fmt.Sprint("versioning ", versioning), func(t *testing.T) {

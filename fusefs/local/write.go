@@ -188,6 +188,37 @@ func (o *Objects) Discard(ctx context.Context, _ string, inode uint64) error {
 
 // Publish implements tree.Objects.
 func (o *Objects) Publish(ctx context.Context, f tree.File) (tree.Info, error) {
+	info, err := o.publish(ctx, f)
+	if errors.Is(err, tree.ErrConflict) || errors.Is(err, tree.ErrExists) {
+		if before, ok := o.publishedBefore(ctx, f.Key); ok {
+			return before, nil
+		}
+	}
+	return info, err
+}
+
+// never is a condition that no version meets.
+var never = metadata.If{Match: "no ETag"}
+
+// publishedBefore finds the version that an earlier try of the same publish made, whose answer was lost. A repetition may
+// come to a conflict before it comes to the commit that would know it: what it is based on was replaced, and the bytes of
+// its parts belong to another version, that very one. So a commit is asked that can only answer what was answered before.
+func (o *Objects) publishedBefore(ctx context.Context, key string) (tree.Info, bool) {
+	op := o.op(ctx)
+	if op == (metadata.Op{}) {
+		return tree.Info{}, false
+	}
+	v, err := o.store.Put(ctx, multipart.Put{Bucket: o.bucket, Key: o.key(key), If: never, Op: op})
+	if err == nil {
+		v, err = o.store.Version(ctx, o.bucket, o.key(key), v.ID)
+	}
+	if err != nil {
+		return tree.Info{}, false
+	}
+	return o.info(&v), true
+}
+
+func (o *Objects) publish(ctx context.Context, f tree.File) (tree.Info, error) {
 	cond, err := condition(f.Cond)
 	if err != nil {
 		return tree.Info{}, err
