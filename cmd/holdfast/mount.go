@@ -15,6 +15,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/holdfast/holdfast/fusefs"
 	"github.com/holdfast/holdfast/fusefs/cache"
@@ -47,10 +48,16 @@ func newMount(s *session) *cobra.Command {
 gateway may be on another machine. Stays in the foreground until Ctrl-C or ` + "`holdfast umount DIR`" + `; --daemon returns
 when the directory is there.
 
+A mount uses one gateway of the cluster, and goes on at another one when that fails: no program gets an error, and no
+change is made twice. It learns of the others from the one it uses. Name several (--endpoint again, or with commas between
+them), so that it can start while one of them is down. All of them are http, or all https with the same --ca.
+
 For fstab, link the binary to /sbin/mount.holdfast and name the directory whose credentials file holds the key:
-  home  /mnt/home  holdfast  endpoint=http://127.0.0.1:9000,dir=/var/lib/holdfast,_netdev,nofail  0 0`,
-		Example: "  holdfast mount home ./mnt\n  holdfast mount --read-only photos/2026/ /srv/photos",
-		Args:    exactArgs(2),
+  home  /mnt/home  holdfast  endpoint=http://127.0.0.1:9000,dir=/var/lib/holdfast,_netdev,nofail  0 0
+Further gateways are further endpoint= there.`,
+		Example: "  holdfast mount home ./mnt\n  holdfast mount --read-only photos/2026/ /srv/photos\n" +
+			"  holdfast mount --endpoint http://a:9000,http://b:9000 home /mnt/home",
+		Args: exactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.absorb(); err != nil {
 				return err
@@ -60,6 +67,7 @@ For fstab, link the binary to /sbin/mount.holdfast and name the directory whose 
 	}
 	o.client.bind(cmd)
 	flags := cmd.Flags()
+	several(flags.Lookup("endpoint"))
 	flags.BoolVar(&o.readOnly, "read-only", false, "allow no changes")
 	flags.StringVar(&o.uid, "uid", "", "`owner` of files that no mount has touched (default: you)")
 	flags.StringVar(&o.gid, "gid", "", "`group` of files that no mount has touched (default: yours)")
@@ -77,10 +85,65 @@ For fstab, link the binary to /sbin/mount.holdfast and name the directory whose 
 	return cmd
 }
 
+// endpoints are the URLs of gateways, with commas between them: a flag that may be given again, which adds to it.
+type endpoints struct {
+	pflag.Value
+	given bool
+}
+
+// several lets the flag of one gateway name several.
+func several(flag *pflag.Flag) {
+	flag.Value, flag.Usage = &endpoints{Value: flag.Value}, "`URL` of a gateway; may be given again, or several with commas between them"
+}
+
+// Set implements pflag.Value. The first takes the place of the default.
+func (e *endpoints) Set(text string) error {
+	if e.given {
+		text = e.String() + "," + text
+	}
+	e.given = true
+	return e.Value.Set(text)
+}
+
+// isURL tells the second of several endpoints, which a comma divided, from an option.
+func isURL(option string) bool {
+	return strings.HasPrefix(option, "http://") || strings.HasPrefix(option, "https://")
+}
+
+// gateways are the endpoints one by one.
+func (o *mountOptions) gateways() ([]string, error) {
+	var all []string
+	for _, e := range strings.Split(o.client.endpoint, ",") {
+		if e = strings.TrimSpace(e); e == "" {
+			continue
+		}
+		if len(all) > 0 && strings.HasPrefix(e, "https:") != strings.HasPrefix(all[0], "https:") {
+			return nil, usageError(fmt.Errorf("endpoints %s: http and https are not mixed", o.client.endpoint))
+		}
+		all = append(all, e)
+	}
+	if len(all) == 0 {
+		return nil, usageError(errors.New("--endpoint names no gateway"))
+	}
+	return all, nil
+}
+
+// through is how a client reaches one of the gateways.
+func (o *mountOptions) through(gateway string) *clientOptions {
+	client := o.client
+	client.endpoint = gateway
+	return &client
+}
+
 // absorb takes what -o says of our own options; the rest goes to the kernel.
 func (o *mountOptions) absorb() error {
 	var rest []string
+	var gateways []string
 	for _, option := range o.options {
+		if isURL(option) && len(gateways) > 0 {
+			gateways = append(gateways, option)
+			continue
+		}
 		name, value, _ := strings.Cut(option, "=")
 		switch name {
 		case "ro":
@@ -96,7 +159,7 @@ func (o *mountOptions) absorb() error {
 		case "memory":
 			o.memory = value
 		case "endpoint":
-			o.client.endpoint = value
+			gateways = append(gateways, value)
 		case "dir":
 			o.client.dir = value
 		case "ca":
@@ -111,6 +174,9 @@ func (o *mountOptions) absorb() error {
 		}
 	}
 	o.options = rest
+	if len(gateways) > 0 {
+		o.client.endpoint = strings.Join(gateways, ",")
+	}
 	return nil
 }
 
@@ -226,13 +292,36 @@ func (s *session) sayMounted(o *mountOptions, p place, at string, notify *notifi
 	return err
 }
 
+// needBucket asks the gateways for the bucket until one of them knows.
 func (s *session) needBucket(ctx context.Context, o *mountOptions, bucket string) error {
-	client, err := s.s3Client(&o.client)
+	gateways, err := o.gateways()
 	if err != nil {
 		return err
 	}
+	var failures []error
+	for _, gateway := range gateways {
+		err := s.askForBucket(ctx, o.through(gateway), bucket)
+		var answer *exitCode
+		if err == nil || errors.As(err, &answer) || ctx.Err() != nil {
+			return err
+		}
+		failures = append(failures, err)
+	}
+	return errors.Join(failures...)
+}
+
+// headPatience is how long a gateway may take to say whether there is a bucket while there are others to ask.
+const headPatience = 15 * time.Second
+
+func (s *session) askForBucket(ctx context.Context, o *clientOptions, bucket string) error {
+	client, err := s.s3Client(o)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, headPatience)
+	defer cancel()
 	_, err = client.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &bucket})
-	err = s3Error(o.client.endpoint, err)
+	err = s3Error(o.endpoint, err)
 	var code *exitCode
 	if errors.As(err, &code) && code.code == exitNotFound {
 		err = &exitCode{exitNotFound, errors.New("no such bucket; make it with `holdfast bucket create`")}
@@ -245,7 +334,16 @@ func (s *session) mountClient(ctx context.Context, o *mountOptions, p place, log
 	if err != nil {
 		return nil, err
 	}
-	transport, err := o.client.transport()
+	gateways, err := o.gateways()
+	if err != nil {
+		return nil, err
+	}
+	for _, gateway := range gateways[1:] { // each is checked, with the name of the flag
+		if _, err := o.through(gateway).transport(); err != nil {
+			return nil, err
+		}
+	}
+	transport, err := o.through(gateways[0]).transport()
 	if err != nil {
 		return nil, err
 	}
@@ -254,7 +352,7 @@ func (s *session) mountClient(ctx context.Context, o *mountOptions, p place, log
 		prefix += "/"
 	}
 	return remote.New(ctx, remote.Config{
-		Endpoints: []string{o.client.endpoint}, AccessKey: key.AccessKey, SecretKey: string(key.Secret),
+		Endpoints: gateways, AccessKey: key.AccessKey, SecretKey: string(key.Secret),
 		Bucket: p.bucket, Prefix: prefix, Region: region, Transport: transport, Log: log,
 	})
 }

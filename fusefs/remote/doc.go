@@ -4,11 +4,29 @@
 // Both sides speak under PathPrefix on the S3 listener, signed with SigV4 like every other request there: names,
 // attributes and commits by the connect service of mount.proto, the bytes of parts and of reads as plain HTTP bodies
 // with a CRC32C. Most messages go through pipes: connections that one signed request turned into a line of questions and
-// answers, at a tenth of the cost; where a proxy lets none through, each message is a request. A mount has a session with a lease; each change carries its number in the session, so that a request
-// repeated after a lost answer is applied once. The service keeps the answers of the last changes, and hands the
-// number on to the Objects (tree.OpFrom), which remember it across a restart of the gateway.
+// answers, at a tenth of the cost; where a proxy lets none through, each message is a request. A mount has a session with
+// a lease; each change carries its number in the session, so that a request repeated after a lost answer is applied once.
+// The service keeps the answers of the last changes, and hands the number on to the Objects (tree.OpFrom), which remember
+// it across a restart of the gateway, and at every other gateway of the cluster.
 //
-// Lock order: Service.mu, then session.mu; neither is held over a call of the Objects.
+// A client uses one gateway (stay) until it fails, and then the first other one that answers. What fails, and what
+// follows:
+//
+//	the answer of a gateway          the caller's; of one that cannot do it now: asked again, elsewhere after a moment
+//	a connection broke               once more at the same gateway; a dead one refuses
+//	refused, 503, stopping           move
+//	silent for the stall time        asked for a sign of life; silent as long again: move, with all that is under way
+//	the session is not known         opened again there, by its name
+//
+// A move drops the mark, ends what is under way at the old gateway, and opens the session at the new one. The session is a
+// row in the names whose lease the renewals keep through whatever gateway (Keeper): the one that was left ends nothing.
+//
+// What may come late: a request that a gateway got before it was left, and goes on with after the same request was
+// answered elsewhere. Its number in the session has been used then, so it changes nothing. That holds for every change
+// whose number reaches the names. Discard of a stage that is gone is none; Abort names an upload that has no second life;
+// RenamePrefix, where its number does not reach them, is known again by what it did (Client.prefixRenamed).
+//
+// Lock order: Service.mu, then session.mu; neither is held over a call of the Objects. Client.moving is held over I/O.
 package remote
 
 import "time"

@@ -25,14 +25,18 @@ func (c *Client) renew() {
 		case now := <-tick.C:
 			c.expirePipes(now)
 		}
-		res, err := call(c.lifetime, c, func(ctx context.Context, s service) (*connect.Response[mountpb.SessionResponse], error) {
-			return s.RenewSession(ctx, connect.NewRequest(&mountpb.SessionRequest{Session: c.session, Gateways: n%learnEvery == 0}))
-		})
-		if err != nil && c.lifetime.Err() == nil {
+		if err := c.renewOnce(c.lifetime, n%learnEvery == 0); err != nil && c.lifetime.Err() == nil {
 			c.log.Warn("lease was not renewed", "bucket", c.config.Bucket, "err", err)
 		}
-		c.learn(res.GetGateways())
 	}
+}
+
+func (c *Client) renewOnce(ctx context.Context, learn bool) error {
+	res, err := call(ctx, c, func(ctx context.Context, s service) (*connect.Response[mountpb.SessionResponse], error) {
+		return s.RenewSession(ctx, connect.NewRequest(&mountpb.SessionRequest{Session: c.session, Gateways: learn}))
+	})
+	c.learn(res.GetGateways())
+	return err
 }
 
 // watch gives a gateway up that is silent while it is asked for something, where there is another one. A gateway may
