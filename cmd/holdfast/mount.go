@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -347,6 +349,7 @@ func (s *session) mountClient(ctx context.Context, o *mountOptions, p place, log
 	if err != nil {
 		return nil, err
 	}
+	onlyHTTP1(transport)
 	prefix := p.key
 	if prefix != "" && !strings.HasSuffix(prefix, "/") {
 		prefix += "/"
@@ -355,6 +358,17 @@ func (s *session) mountClient(ctx context.Context, o *mountOptions, p place, log
 		Endpoints: gateways, AccessKey: key.AccessKey, SecretKey: string(key.Secret),
 		Bucket: p.bucket, Prefix: prefix, Region: region, Transport: transport, Log: log,
 	})
+}
+
+// onlyHTTP1 gives each request a connection of its own. HTTP/2 has no pipes, and one of its connections that leads
+// nowhere would hold up everything.
+func onlyHTTP1(transport *http.Transport) {
+	transport.ForceAttemptHTTP2, transport.Protocols = false, new(http.Protocols)
+	transport.Protocols.SetHTTP1(true)
+	if transport.TLSClientConfig == nil {
+		transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	transport.TLSClientConfig.NextProtos = []string{"http/1.1"}
 }
 
 // config turns the options into the mount's, without its objects.

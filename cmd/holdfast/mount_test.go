@@ -1,8 +1,14 @@
 package main
 
 import (
+	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -90,5 +96,40 @@ func TestMountFindsAGatewayThatIsUp(t *testing.T) {
 	o.client.endpoint = nobody + ",http://127.0.0.1:2"
 	if err := s.needBucket(t.Context(), o, "photos"); err == nil || !strings.Contains(err.Error(), ":1") || !strings.Contains(err.Error(), ":2") {
 		t.Errorf("without any gateway: %v", err)
+	}
+}
+
+// A gateway with TLS speaks HTTP/2 to whoever wants it; a mount does not.
+func TestAMountSpeaksHTTP1(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	plain, err := (&clientOptions{endpoint: server.URL}).transport()
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusting, err := (&clientOptions{endpoint: server.URL, ca: ca}).transport()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plain.TLSClientConfig == nil {
+		plain.TLSClientConfig = &tls.Config{}
+	}
+	plain.TLSClientConfig.RootCAs = trusting.TLSClientConfig.RootCAs // as if the system trusted it
+	for name, transport := range map[string]*http.Transport{"system": plain, "--ca": trusting} {
+		onlyHTTP1(transport)
+		res, err := (&http.Client{Transport: transport}).Get(server.URL)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := res.Body.Close(); err != nil || res.ProtoMajor != 1 {
+			t.Errorf("%s: %s, %v", name, res.Proto, err)
+		}
+		transport.CloseIdleConnections()
 	}
 }

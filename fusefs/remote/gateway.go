@@ -359,6 +359,7 @@ func (c *Client) move(ctx context.Context, from *stay) error {
 	from.failed.Store(int64(time.Since(began)))
 	from.end(errLeft)
 	c.dropPipes(false)
+	c.http.CloseIdleConnections() // those that go nowhere would be used when the mount comes back
 	w, err := c.race(ctx, c.known.after(from.gateway))
 	if err != nil {
 		return err

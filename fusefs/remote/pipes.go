@@ -62,7 +62,21 @@ func (c *Client) takePipe(ctx context.Context, base string) (*pipe, error) {
 	if refused || c.config.NoPipes {
 		return nil, nil
 	}
-	return c.dialPipe(ctx, base)
+	p, err := c.dialPipe(ctx, base)
+	if err != nil && ctx.Err() == nil {
+		// Nothing was asked yet. HTTP/2, for one, has no such connections; a gateway that is dead will not answer a request
+		// either.
+		c.refusePipes(pipeBusy)
+		return nil, nil
+	}
+	return p, err
+}
+
+// refusePipes sends questions as requests for a while.
+func (c *Client) refusePipes(wait time.Duration) {
+	c.pipes.mu.Lock()
+	defer c.pipes.mu.Unlock()
+	c.pipes.refused = time.Now().Add(wait)
 }
 
 // dialPipe opens a pipe; nil when the answer is not of a gateway that has them.
@@ -83,9 +97,7 @@ func (c *Client) dialPipe(ctx context.Context, base string) (*pipe, error) {
 		if res.StatusCode == http.StatusServiceUnavailable {
 			wait = pipeBusy
 		}
-		c.pipes.mu.Lock()
-		c.pipes.refused = time.Now().Add(wait)
-		c.pipes.mu.Unlock()
+		c.refusePipes(wait)
 		return nil, res.Body.Close()
 	}
 	return &pipe{base: base, conn: conn, r: bufio.NewReader(conn), born: time.Now()}, nil

@@ -45,13 +45,17 @@ func (c *Client) watch(ctx context.Context) {
 	stall := c.config.Stall
 	tick := time.NewTicker(stall / 8)
 	defer tick.Stop()
-	for {
+	for last := time.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 		at := c.at.Load()
+		before := last
+		if last = time.Now(); last.Sub(before) > stall {
+			at.hear() // this process stood still, and has not looked at what came since
+		}
 		if c.known.count() < 2 || at.life.Err() != nil {
 			continue
 		}
