@@ -63,7 +63,8 @@ func (s *Store) stage(ctx context.Context, key metadata.StageKey, command metada
 	own, err := s.chunkList(ctx, a.chunks, ownerOf(command.Bucket, command.Version.Key), a)
 	if err == nil {
 		command.Intents = a.intentRows() // with those of the list
-		err = s.catalog.Stage(ctx, metadata.Stage{StageKey: key, Put: command, Own: own})
+		// Its number is for this write alone. Chunks of a repetition that was answered from memory wait for sweep.
+		err = s.catalog.Stage(metadata.WithOp(ctx, command.Op), metadata.Stage{StageKey: key, Put: command, Own: own})
 	} else {
 		s.discard(ctx, a)
 	}

@@ -67,6 +67,14 @@ func (o *Objects) op(ctx context.Context) metadata.Op {
 	return metadata.Op{}
 }
 
+// numbered gives the mount's number to the one write of names that a call with this context makes.
+func (o *Objects) numbered(ctx context.Context) context.Context {
+	if op := o.op(ctx); op != (metadata.Op{}) {
+		return metadata.WithOp(ctx, op)
+	}
+	return ctx
+}
+
 // EndSession implements tree.Ender: it closes the session, which publishes its stages and aborts its uploads.
 func (o *Objects) EndSession(ctx context.Context) error {
 	return translate(o.store.CloseSession(ctx, o.session))

@@ -492,6 +492,43 @@ func TestRepeatedRequestsAreAppliedOnce(t *testing.T) {
 	if same, err := m.Begin(ctx, "g"); err != nil || same != up {
 		t.Fatalf("%q and %q, %v", up, same, err)
 	}
+	seq := uint64(2)
+	twice := func(what string, do func(context.Context) error) (late func()) {
+		t.Helper()
+		seq++
+		ctx := tree.WithOp(t.Context(), tree.Op{Seq: seq})
+		for range 2 {
+			if err := do(ctx); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+		return func() {
+			t.Helper()
+			if err := do(ctx); err != nil {
+				t.Fatalf("%s, late: %v", what, err)
+			}
+		}
+	}
+	lateAbort := twice("abort", func(ctx context.Context) error { return m.Abort(ctx, "g", up) })
+	m.publish(tree.File{Key: "d/a", Data: []byte("a")})
+	lateMove := twice("rename directory", func(ctx context.Context) error { return m.RenamePrefix(ctx, "d/", "e/") })
+	twice("rename it back", func(ctx context.Context) error { return m.RenamePrefix(ctx, "e/", "d/") })
+	stage := func(data string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			return m.Stage(ctx, tree.File{Key: "s", Data: []byte(data), Inode: 9, Cond: tree.Cond{Absent: true}})
+		}
+	}
+	lateStage := twice("stage", stage("first"))
+	lateDiscard := twice("discard", func(ctx context.Context) error { return m.Discard(ctx, "s", 9) })
+	twice("stage again", stage("second"))
+	for _, late := range []func(){lateAbort, lateMove, lateStage, lateDiscard} {
+		late()
+	}
+	m.want("d/a", []byte("a"))
+	if err := m.EndSession(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m.want("s", []byte("second"))
 }
 
 // The second try comes to a gateway that remembers nothing of the first, which was applied: the version that it is based

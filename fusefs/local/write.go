@@ -99,7 +99,7 @@ func (o *Objects) Abort(ctx context.Context, key string, up tree.Upload) error {
 			return nil
 		}
 	}
-	return translate(o.store.Abort(ctx, o.bucket, began, id))
+	return translate(o.store.Abort(o.numbered(ctx), o.bucket, began, id))
 }
 
 // condition translates a Cond.
@@ -183,7 +183,7 @@ func (o *Objects) Stage(ctx context.Context, f tree.File) error {
 
 // Discard implements tree.Objects.
 func (o *Objects) Discard(ctx context.Context, _ string, inode uint64) error {
-	return translate(o.store.Discard(ctx, o.stageKey(inode)))
+	return translate(o.store.Discard(o.numbered(ctx), o.stageKey(inode)))
 }
 
 // Publish implements tree.Objects.
@@ -273,7 +273,7 @@ func (o *Objects) Rename(ctx context.Context, from, to string, noReplace bool) (
 
 // RenamePrefix implements tree.Objects.
 func (o *Objects) RenamePrefix(ctx context.Context, from, to string) error {
-	return translate(o.store.RenamePrefix(ctx, o.bucket, o.key(from), o.key(to)))
+	return translate(o.store.RenamePrefix(o.numbered(ctx), o.bucket, o.key(from), o.key(to)))
 }
 
 // Remove implements tree.Objects. In a versioned bucket it leaves a delete marker, but none where there was nothing.

@@ -21,10 +21,8 @@
 // A move drops the mark, ends what is under way at the old gateway, and opens the session at the new one. The session is a
 // row in the names whose lease the renewals keep through whatever gateway (Keeper): the one that was left ends nothing.
 //
-// What may come late: a request that a gateway got before it was left, and goes on with after the same request was
-// answered elsewhere. Its number in the session has been used then, so it changes nothing. That holds for every change
-// whose number reaches the names. Discard of a stage that is gone is none; Abort names an upload that has no second life;
-// RenamePrefix, where its number does not reach them, is known again by what it did (Client.prefixRenamed).
+// What may come late is a request that a gateway got before it was left, and goes on with after the same request was
+// answered elsewhere. Every change has a number in its session, which the names have seen by then, so it changes nothing.
 //
 // Lock order: Service.mu, then session.mu; neither is held over a call of the Objects. Client.moving is held over I/O.
 package remote

@@ -186,7 +186,7 @@ func TestChangesAreMadeOnceWhateverHappensToGateways(t *testing.T) {
 		t.Run(f.String(), func(t *testing.T) {
 			g := newSeveral(t, 2, metadata.VersioningEnabled, nil)
 			c := g.dial(g.urls()...)
-			l := startLoad(t, c, 4, f == delays)
+			l := startLoad(t, c, 4)
 			late := int64(0)
 			for range 4 {
 				l.more(20)
@@ -222,7 +222,7 @@ func TestChangesAreMadeOnceWhateverHappensToGateways(t *testing.T) {
 func TestAGatewayThatSaysItCannotServeIsLeft(t *testing.T) {
 	g := newSeveral(t, 3, metadata.VersioningEnabled, nil)
 	c := g.dial(g.urls()...)
-	l := startLoad(t, c, 3, false)
+	l := startLoad(t, c, 3)
 	l.more(20)
 	unwell := g.used(c)
 	unwell.unwell.Store(true)

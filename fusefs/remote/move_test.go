@@ -68,7 +68,7 @@ func TestAMountThatIsToldOfOneGatewayLearnsTheOthers(t *testing.T) {
 func TestAMountWaitsForTheFirstGatewayThatComesBack(t *testing.T) {
 	g := newSeveral(t, 2, metadata.VersioningEnabled, nil)
 	c := g.dial(g.urls()...)
-	l := startLoad(t, c, 3, false)
+	l := startLoad(t, c, 3)
 	l.more(20)
 	last := g.used(c)
 	last.set(diesAnswering)

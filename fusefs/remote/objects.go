@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"errors"
 
 	"connectrpc.com/connect"
 
@@ -92,14 +91,9 @@ func (c *Client) Begin(ctx context.Context, key string) (tree.Upload, error) {
 // Abort implements tree.Objects.
 func (c *Client) Abort(ctx context.Context, key string, up tree.Upload) error {
 	req := connect.NewRequest(&mountpb.AbortRequest{Session: c.session, Seq: c.nextSeq(), Key: []byte(key), Upload: []byte(up)})
-	tries := 0
 	_, err := call(ctx, c, func(ctx context.Context, s service) (*connect.Response[mountpb.Empty], error) {
-		tries++
 		return s.Abort(ctx, req)
 	})
-	if tries > 1 && errors.Is(err, tree.ErrNotExist) {
-		return nil // an earlier try did it
-	}
 	return err
 }
 
@@ -159,29 +153,10 @@ func (c *Client) Rename(ctx context.Context, from, to string, noReplace bool) (t
 // RenamePrefix implements tree.Objects.
 func (c *Client) RenamePrefix(ctx context.Context, from, to string) error {
 	req := c.rename(from, to, false)
-	tries := 0
 	_, err := call(ctx, c, func(ctx context.Context, s service) (*connect.Response[mountpb.Empty], error) {
-		tries++
 		return s.RenamePrefix(ctx, req)
 	})
-	if tries > 1 && (errors.Is(err, tree.ErrNotExist) || errors.Is(err, tree.ErrDirNotEmpty)) {
-		return c.prefixRenamed(ctx, from, to, err)
-	}
 	return err
-}
-
-// prefixRenamed finds out whether a rename whose answer was lost had been done before its repetition was refused with
-// cause: then nothing is left under the old name, and what was there has the new one.
-func (c *Client) prefixRenamed(ctx context.Context, from, to string, cause error) error {
-	left, err := c.Exists(ctx, from)
-	if err != nil || left {
-		return errors.Join(cause, err)
-	}
-	arrived, err := c.Exists(ctx, to)
-	if err != nil || !arrived {
-		return errors.Join(cause, err)
-	}
-	return nil
 }
 
 // Remove implements tree.Objects.

@@ -53,8 +53,7 @@ type program struct {
 	c, model tree.Objects
 	dir      string
 	files    map[string]*content
-	plain    bool // no stages and no directories
-	side     int  // which of the two names the subdirectory has
+	side     int // which of the two names the subdirectory has
 	inode    uint64
 	done     *atomic.Int64
 	running  *atomic.Int64
@@ -111,7 +110,7 @@ func (p *program) step() {
 		p.publish(key, storetest.Body(p.random.Uint64(), 20_000+p.random.IntN(50_000)))
 	case n < 10:
 		p.upload(key)
-	case n < 12 && !p.plain:
+	case n < 12:
 		p.stage(key)
 	case file == nil:
 		p.absent(key)
@@ -125,7 +124,7 @@ func (p *program) step() {
 		delete(p.files, key)
 	case n < 18:
 		p.setAttr(key)
-	case !p.plain:
+	default:
 		p.renameDir()
 	}
 }
@@ -279,7 +278,7 @@ type load struct {
 	ended         sync.WaitGroup
 }
 
-func startLoad(t *testing.T, c tree.Objects, programs int, plain bool) *load {
+func startLoad(t *testing.T, c tree.Objects, programs int) *load {
 	t.Helper()
 	l := &load{t: t, model: multiparttest.New(t, nil), stop: make(chan struct{})}
 	l.bucket = l.model.Bucket("bucket", metadata.VersioningEnabled)
@@ -294,7 +293,7 @@ func startLoad(t *testing.T, c tree.Objects, programs int, plain bool) *load {
 	for i := range programs {
 		p := &program{
 			t: t, random: rand.New(rand.NewPCG(uint64(i), 7)), c: c, model: model, dir: fmt.Sprintf("p%d/", i),
-			files: map[string]*content{}, plain: plain, inode: uint64(i + 1), done: &l.done, running: &l.running, failed: &l.failed,
+			files: map[string]*content{}, inode: uint64(i + 1), done: &l.done, running: &l.running, failed: &l.failed,
 		}
 		l.programs = append(l.programs, p)
 		l.ended.Go(func() { p.run(l.stop) })
