@@ -275,6 +275,7 @@ type load struct {
 	done, running atomic.Int64
 	failed        atomic.Bool
 	stop          chan struct{}
+	stopped       sync.Once
 	ended         sync.WaitGroup
 }
 
@@ -290,6 +291,7 @@ func startLoad(t *testing.T, c tree.Objects, programs int) *load {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(l.end)
 	for i := range programs {
 		p := &program{
 			t: t, random: rand.New(rand.NewPCG(uint64(i), 7)), c: c, model: model, dir: fmt.Sprintf("p%d/", i),
@@ -318,7 +320,7 @@ func (l *load) more(n int64) {
 // end stops the programs.
 func (l *load) end() {
 	l.t.Helper()
-	close(l.stop)
+	l.stopped.Do(func() { close(l.stop) })
 	l.ended.Wait()
 }
 
