@@ -234,6 +234,9 @@ func (l *link) forget(p *pair) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p.close()
+	if l.pairs[p] && p.waiting && l.mode != passes {
+		l.lost.Add(1) // the client gave up
+	}
 	delete(l.pairs, p)
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -26,6 +28,7 @@ func TestGatewaysWithTLS(t *testing.T) {
 		})
 		server := httptest.NewUnstartedServer(s)
 		server.EnableHTTP2 = true
+		server.Config.ErrorLog = log.New(io.Discard, "", 0) // of handshakes that are to fail
 		server.StartTLS()
 		urls = append(urls, server.URL)
 		t.Cleanup(func() {
