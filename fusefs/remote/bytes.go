@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -236,21 +237,24 @@ func (r *reader) ReadAt(p []byte, off int64) (int, error) {
 	}
 	short := int64(len(p)) > r.info.Size-off
 	p = p[:min(int64(len(p)), r.info.Size-off)]
-	for attempt := 0; ; attempt++ {
+	began, done := time.Now(), 0
+	for attempt := 1; ; attempt++ {
 		id := r.current()
 		n, err := r.client.fetch(r.client.lifetime, pathRead, func() url.Values {
 			return url.Values{"reader": {strconv.FormatUint(id, 10)}}
-		}, p, off)
-		if errors.Is(err, errNoReader) && attempt < maxLost {
+		}, p[done:], off+int64(done))
+		done += n
+		// Gateways may change again and again.
+		if errors.Is(err, errNoReader) && (attempt <= maxLost || time.Since(began) < r.client.config.Retry) {
 			if err := r.reopen(id); err != nil {
-				return 0, err
+				return done, err
 			}
 			continue
 		}
 		if err == nil && short {
 			err = io.EOF
 		}
-		return n, err
+		return done, err
 	}
 }
 

@@ -39,6 +39,8 @@ type several struct {
 	// told are the gateways that each of them tells of.
 	told  func() []string
 	lease time.Duration
+	// stall is the clients'; zero means the constant.
+	stall time.Duration
 	opens atomic.Int64
 	// openAs stands in the place of open, when it is not nil.
 	openAs func(ctx context.Context, bucket, prefix, session string) (tree.Objects, error)
@@ -149,7 +151,7 @@ func (g *several) used(c *remote.Client) *peer {
 func (g *several) dial(endpoints ...string) *remote.Client {
 	g.t.Helper()
 	c, err := remote.New(g.t.Context(), remote.Config{
-		Endpoints: endpoints, AccessKey: "key", SecretKey: secret, Bucket: "bucket", Stall: stall, Log: quiet(),
+		Endpoints: endpoints, AccessKey: "key", SecretKey: secret, Bucket: "bucket", Stall: max(g.stall, stall), Log: quiet(),
 	})
 	if err != nil {
 		g.t.Fatal(err)
@@ -221,6 +223,7 @@ func TestChangesAreMadeOnceWhateverHappensToGateways(t *testing.T) {
 // A gateway that stops, or that cannot serve and says so, is left at once.
 func TestAGatewayThatSaysItCannotServeIsLeft(t *testing.T) {
 	g := newSeveral(t, 3, metadata.VersioningEnabled, nil)
+	g.stall = 30 * time.Second // nobody is left because it is slow
 	c := g.dial(g.urls()...)
 	l := startLoad(t, c, 3)
 	l.more(20)
