@@ -2,8 +2,16 @@
 // clocks or goroutines, and the same input gives the same answer on every peer.
 //
 // The rules, in order: never two slots on one drive while another drive is free; then zones, racks, peers and devices
-// share the slots as evenly as they can; then drives share the load. Which shard goes to which of the chosen drives
-// turns from group to group, so data and parity, and the much-read first shards, spread evenly.
+// share the slots as evenly as they can; then drives share the load by weight, so that of two drives that may both take
+// a slot one of twice the size gets twice as many. Which shard goes to which of the chosen drives turns from group to
+// group, so data and parity, and the much-read first shards, spread evenly.
+//
+// What the second rule costs where domains are unequal: of Z zones each gets 12/Z slots of a group, or one for each of
+// its drives if those are fewer, whatever its size. A drive in a zone of z drives out of n thus holds n/(Z·z) times the
+// mean, and never more than n/12 times; where the smallest zone is full, so is the cluster, but for the volumes that
+// double up elsewhere. With 4 and 20 drives in two zones, each of the 4 holds twice the mean. The same goes for racks in
+// a zone, peers in a rack and devices in a peer. Two zones cannot lose one, however even they are: to call them racks, or
+// nothing, costs no safety.
 package placement
 
 import (
@@ -42,6 +50,9 @@ type Drive struct {
 	Device uint64
 	Rack   string
 	Zone   string
+	// Weight says how much the drive can take beside others, such as its size in bytes. Zero stands for the mean of
+	// those that have one; where none has, all weigh the same.
+	Weight uint64
 }
 
 // Slots are the drives of shards 0..11.
@@ -73,6 +84,7 @@ func Groups(drives []Drive, count int) ([]Slots, error) {
 	sorted := slices.Clone(drives)
 	slices.SortFunc(sorted, func(a, b Drive) int { return bytes.Compare(a.ID[:], b.ID[:]) })
 	load := make(map[cluster.DriveID]int, len(drives))
+	turn := make(turns, len(drives))
 	groups := make([]Slots, count)
 	for g := range groups {
 		p := newPicker(sorted, uint64(g), load)
@@ -86,8 +98,38 @@ func Groups(drives []Drive, count int) ([]Slots, error) {
 		for i := range chosen {
 			groups[g][(i+g)%Width] = chosen[i]
 		}
+		turn.settle(&groups[g])
 	}
 	return groups, nil
+}
+
+// turns counts how often each drive has each shard.
+type turns map[cluster.DriveID]*[Width]int
+
+// settle swaps the shards of a group among its drives as long as that gives them to drives which had them less often.
+func (t turns) settle(slots *Slots) {
+	var had [Width]*[Width]int
+	for i, id := range slots {
+		if t[id] == nil {
+			t[id] = new([Width]int)
+		}
+		had[i] = t[id]
+	}
+	for again := true; again; { // each swap lowers the sum of had[i][i], so this ends
+		again = false
+		for i := range slots {
+			for j := range i {
+				if had[j][i]+had[i][j] < had[i][i]+had[j][j] {
+					slots[i], slots[j] = slots[j], slots[i]
+					had[i], had[j] = had[j], had[i]
+					again = true
+				}
+			}
+		}
+	}
+	for i := range slots {
+		had[i][i]++
+	}
 }
 
 // Count returns how many groups a cluster of so many drives wants.
@@ -127,8 +169,10 @@ func Substitute(home Slots, healthy []Drive) (Slots, error) {
 // picker chooses drives for the slots of one group, one after another.
 type picker struct {
 	drives []Drive
-	order  []uint64 // a fixed random number of each drive in this group, the last tie-break
+	order  []uint64 // a fixed random number of each drive in this group, the last tie-break; a heavy drive's is small
 	load   map[cluster.DriveID]int
+
+	weights []uint64 // relative, 1..maxWeight
 
 	byDrive  map[cluster.DriveID]int
 	byZone   map[string]int
@@ -139,7 +183,7 @@ type picker struct {
 
 func newPicker(drives []Drive, seed uint64, load map[cluster.DriveID]int) *picker {
 	p := &picker{
-		drives: drives, load: load, order: make([]uint64, len(drives)),
+		drives: drives, load: load, order: make([]uint64, len(drives)), weights: relative(drives),
 		byDrive: make(map[cluster.DriveID]int), byZone: make(map[string]int), byRack: make(map[[2]string]int),
 		byPeer: make(map[cluster.PeerID]int), byDevice: make(map[deviceKey]int),
 	}
@@ -148,7 +192,7 @@ func newPicker(drives []Drive, seed uint64, load map[cluster.DriveID]int) *picke
 		binary.LittleEndian.PutUint64(text[:], seed)
 		copy(text[8:], d.ID[:])
 		sum := sha256.Sum256(text[:])
-		p.order[i] = binary.LittleEndian.Uint64(sum[:])
+		p.order[i] = race(binary.LittleEndian.Uint64(sum[:]), p.weights[i])
 	}
 	return p
 }
@@ -159,8 +203,17 @@ func (p *picker) rank(i int) [7]uint64 {
 	n := d.domains()
 	return [7]uint64{
 		uint64(p.byDrive[d.ID]), uint64(p.byZone[n.zone]), uint64(p.byRack[n.rack]), uint64(p.byPeer[n.peer]),
-		uint64(p.byDevice[n.device]), uint64(p.load[d.ID]), p.order[i],
+		uint64(p.byDevice[n.device]), p.share(i), p.order[i],
 	}
+}
+
+// share is how much of its weight a drive would hold with half a slot more: whoever has the least is served next, which
+// gives each its part of the slots to within one (Webster's method). Without loads to balance all shares are equal.
+func (p *picker) share(i int) uint64 {
+	if p.load == nil {
+		return 0
+	}
+	return uint64(2*p.load[p.drives[i].ID]+1) << 32 / p.weights[i]
 }
 
 func (p *picker) pick() Drive {
