@@ -49,10 +49,14 @@ type Health struct {
 	UnderVolumes int // volumes with shards on a drive that is down, or away from their home drives
 	// Intents is the number of chunks recorded as having shards missing.
 	Intents int
-	// DriveLosses and DeviceLosses say how many more drives (devices) may be lost before the first chunk is; negative
-	// when some chunk cannot be read now. Where nothing is stored they tell what a write would get.
+	// DriveLosses and those after it say how many more drives (devices, peers, racks, zones) may be lost, whichever they
+	// are, before the first chunk is; negative when some chunk cannot be read now. Where all is in one domain it is 0.
+	// Where nothing is stored they tell what a write would get.
 	DriveLosses  int
 	DeviceLosses int
+	PeerLosses   int
+	RackLosses   int
+	ZoneLosses   int
 	MemoryTotal  int64 // bytes of row buffers
 	MemoryUsed   int64
 }
@@ -80,6 +84,13 @@ type Stats struct {
 	Short        int64 // chunks acknowledged with shards missing
 	Intents      int64 // intents recorded for damage found by reads
 	Refused      int64 // requests that ended with ErrSlowDown
+}
+
+// Domains are the failure domains that a drive lies in, beside its device. Racks of one name in two zones are two.
+type Domains struct {
+	Peer cluster.PeerID
+	Rack string
+	Zone string
 }
 
 // DriveIDs is a set of drives by slot.

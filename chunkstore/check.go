@@ -6,17 +6,34 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/placement"
 )
 
 // Check reads every shard of a chunk whole and tells how each one is. Damage that it finds is not recorded: the caller
-// decides (AddIntent). An error means that the volume row could not be read.
+// decides (AddIntent). An error means that the volume row could not be read, or kept changing.
 func (s *Store) Check(ctx context.Context, c Chunk) (CheckResult, error) {
 	v, err := s.volumes.refresh(ctx, c.Volume)
-	if err != nil {
-		return CheckResult{}, fmt.Errorf("check chunk %v: %w", c.ID, err)
+	for range maxMoves {
+		if err != nil {
+			break
+		}
+		var result CheckResult
+		if result, err = s.checkAll(ctx, c, v); err != nil || result.Good == allShards {
+			return result, err
+		}
+		before := v.Epoch
+		if v, err = s.volumes.refresh(ctx, c.Volume); err == nil && v.Epoch == before {
+			return result, nil
+		}
 	}
+	if err == nil {
+		err = fmt.Errorf("the row of volume %d keeps changing: %w", c.Volume, ErrStaleVolume)
+	}
+	return CheckResult{}, fmt.Errorf("check chunk %v: %w", c.ID, err)
+}
+
+// checkAll checks every shard where a row says that it is.
+func (s *Store) checkAll(ctx context.Context, c Chunk, v Volume) (CheckResult, error) {
 	var (
 		result CheckResult
 		wait   sync.WaitGroup
@@ -70,7 +87,54 @@ func (s *Store) checkShard(ctx context.Context, c Chunk, v Volume, shard int) er
 // Health tells how well everything that is stored is protected at this moment.
 func (s *Store) Health(ctx context.Context) (Health, error) {
 	var h Health
-	up := make(map[cluster.DriveID]uint64) // device of each drive that takes part
+	names := s.look(&h)
+	left := allLosses(Shards)
+	masks := make(map[VolumeID]protection)
+	err := EachVolume(ctx, s.config.Volumes, func(v Volume) error {
+		h.Volumes++
+		if v.State == VolumeOpen {
+			h.Open++
+		}
+		p := names.protect(v.Slots)
+		masks[v.ID] = p
+		if p.up != allShards || v.Slots != v.Home {
+			h.UnderVolumes++
+		}
+		left.count(&p, allShards)
+		return nil
+	})
+	if err != nil {
+		return Health{}, err
+	}
+	err = EachIntent(ctx, s.config.Volumes, func(in Intent) error {
+		h.Intents++
+		if p, ok := masks[in.Chunk.Volume]; ok {
+			left.count(&p, allShards&^in.Missing)
+		}
+		return nil
+	})
+	if err != nil {
+		return Health{}, err
+	}
+	if h.Volumes == 0 {
+		if row, _, err := s.volumes.plan(ctx); err == nil {
+			p := names.protect(row.Slots)
+			left.count(&p, allShards)
+		} else if errors.Is(err, ErrSlowDown) {
+			left = allLosses(-1)
+		} else {
+			return Health{}, err
+		}
+	}
+	h.losses(left)
+	h.MemoryTotal = int64(s.budget.total) * rowSize
+	h.MemoryUsed = int64(s.budget.used()) * rowSize
+	return h, nil
+}
+
+// look tells of every drive, and returns the domains of those that take part.
+func (s *Store) look(h *Health) *domainNames {
+	names := newDomainNames()
 	now := s.config.Now()
 	for _, m := range s.config.Drives.all() {
 		d := DriveHealth{DriveStatus: m.drive.Status(), Suspect: m.suspect(now), Hanging: m.hanging(now)}
@@ -80,74 +144,10 @@ func (s *Store) Health(ctx context.Context) (Health, error) {
 		h.Drives = append(h.Drives, d)
 		if d.Down == nil && d.Hanging == 0 {
 			h.Up++
-			up[m.drive.ID()] = d.Device
+			names.add(m.drive.ID(), d.Device, s.config.Domains(m.drive.ID()))
 		}
 	}
-	h.DriveLosses, h.DeviceLosses = Shards, Shards
-	masks := make(map[VolumeID]protection)
-	err := EachVolume(ctx, s.config.Volumes, func(v Volume) error {
-		h.Volumes++
-		if v.State == VolumeOpen {
-			h.Open++
-		}
-		p := protect(v.Slots, up)
-		masks[v.ID] = p
-		if p.up != allShards || v.Slots != v.Home {
-			h.UnderVolumes++
-		}
-		h.count(p, allShards)
-		return nil
-	})
-	if err != nil {
-		return Health{}, err
-	}
-	err = EachIntent(ctx, s.config.Volumes, func(in Intent) error {
-		h.Intents++
-		if p, ok := masks[in.Chunk.Volume]; ok {
-			h.count(p, allShards&^in.Missing)
-		}
-		return nil
-	})
-	if err != nil {
-		return Health{}, err
-	}
-	if h.Volumes == 0 {
-		if row, _, err := s.volumes.plan(ctx); err == nil {
-			h.count(protect(row.Slots, up), allShards)
-		} else if errors.Is(err, ErrSlowDown) {
-			h.DriveLosses, h.DeviceLosses = -1, -1
-		} else {
-			return Health{}, err
-		}
-	}
-	h.MemoryTotal = int64(s.budget.total) * rowSize
-	h.MemoryUsed = int64(s.budget.used()) * rowSize
-	return h, nil
-}
-
-// protection is what the slots of a volume lie on.
-type protection struct {
-	drives  placement.Slots
-	devices [Shards]uint64
-	up      uint16
-}
-
-func protect(slots DriveIDs, up map[cluster.DriveID]uint64) protection {
-	p := protection{drives: slots}
-	for i, id := range slots {
-		device, ok := up[id]
-		if ok {
-			p.up |= 1 << i
-		}
-		p.devices[i] = device
-	}
-	return p
-}
-
-// count lowers the losses tolerated to those of a chunk with these shards.
-func (h *Health) count(p protection, shards uint16) {
-	h.DriveLosses = min(h.DriveLosses, placement.Tolerates(p.drives, p.up&shards))
-	h.DeviceLosses = min(h.DeviceLosses, placement.Tolerates(p.devices, p.up&shards))
+	return names
 }
 
 // EachIntent calls f with every intent in order, until f fails.

@@ -250,6 +250,9 @@ type Volume struct {
 	Group uint32 // the placement group it was made from
 	Epoch cluster.Epoch
 	State VolumeState
+	// Owner is the peer that writes to the volume while it is open, the one that opened it; it never changes. Zero: the
+	// row is of a time when there was one peer only.
+	Owner cluster.PeerID
 	Home  [Shards]cluster.DriveID
 	Slots [Shards]cluster.DriveID
 }

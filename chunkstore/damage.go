@@ -1,11 +1,17 @@
 package chunkstore
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 const (
 	// maxDamage bounds the chunks that wait to be recorded. Beyond it findings are dropped: the next read or the next
 	// check finds them again.
 	maxDamage = 4096
+	// damageAgain is how long damage that was recorded is not recorded again. Another peer may have repaired it by then,
+	// and of that this Store is not told.
+	damageAgain = 10 * time.Minute
 )
 
 // damageLog records, in the background and once, intents for the damage that reads find.
@@ -14,13 +20,19 @@ type damageLog struct {
 
 	mu      sync.Mutex
 	waiting map[Chunk]uint16
-	known   map[Chunk]uint16 // recorded already; forgotten when full, or when repair resolved it
+	known   map[Chunk]knownDamage // recorded already; forgotten when full, when old, or when repair resolved it
 	kick    chan struct{}
+}
+
+// knownDamage is what was recorded of a chunk, and when first.
+type knownDamage struct {
+	shards uint16
+	since  time.Time
 }
 
 func newDamageLog(s *Store) *damageLog {
 	return &damageLog{
-		store: s, waiting: make(map[Chunk]uint16), known: make(map[Chunk]uint16), kick: make(chan struct{}, 1),
+		store: s, waiting: make(map[Chunk]uint16), known: make(map[Chunk]knownDamage), kick: make(chan struct{}, 1),
 	}
 }
 
@@ -29,7 +41,12 @@ func (d *damageLog) report(c Chunk, mask uint16) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	mask |= d.waiting[c]
-	if mask&^d.known[c] == 0 || len(d.waiting) >= maxDamage {
+	known, ok := d.known[c]
+	if ok && d.store.config.Now().Sub(known.since) > damageAgain {
+		delete(d.known, c)
+		known = knownDamage{}
+	}
+	if mask&^known.shards == 0 || len(d.waiting) >= maxDamage {
 		return
 	}
 	d.waiting[c] = mask
@@ -54,7 +71,12 @@ func (d *damageLog) next() (Chunk, uint16, bool) {
 		if len(d.known) >= maxDamage {
 			clear(d.known)
 		}
-		d.known[c] |= mask
+		known, ok := d.known[c]
+		if !ok {
+			known.since = d.store.config.Now()
+		}
+		known.shards |= mask
+		d.known[c] = known
 		return c, mask, true
 	}
 	return Chunk{}, 0, false

@@ -15,7 +15,9 @@ var errGiven = errors.New("the shard to rebuild")
 
 // Restore makes sure that a drive holds a shard of a chunk, verified: when it is not whole there already it is copied
 // from its slot of v, or rebuilt from other shards, proved against the chunk's digest, put, and checked. ErrDeleted
-// says that the chunk was deleted on that drive, ErrLost that too few shards are readable.
+// says that the chunk was deleted on that drive, ErrLost that too few shards are readable, ErrStaleVolume that v is not
+// the row of the volume any more, before or after: another peer moves it, and whether the shard is where the row says
+// is not known.
 func (s *Store) Restore(ctx context.Context, c Chunk, shard int, v Volume, to cluster.DriveID) error {
 	m := s.config.Drives.member(to)
 	if m == nil {
@@ -23,15 +25,26 @@ func (s *Store) Restore(ctx context.Context, c Chunk, shard int, v Volume, to cl
 	}
 	at := v
 	at.Slots[shard] = to
-	if s.checkShard(ctx, c, at, shard) == nil {
-		return nil
+	err := s.restoreUnlessThere(ctx, c, shard, v, at, m)
+	if err == nil {
+		err = s.volumes.still(ctx, v)
 	}
-	s.budget.join()
-	defer s.budget.leave()
-	if err := s.restore(ctx, c, shard, v, m); err != nil {
+	if err != nil {
 		return fmt.Errorf("restore shard %d of chunk %v to drive %v: %w", shard, c.ID, to, err)
 	}
 	return nil
+}
+
+func (s *Store) restoreUnlessThere(ctx context.Context, c Chunk, shard int, v, at Volume, to *member) error {
+	if s.checkShard(ctx, c, at, shard) == nil {
+		return nil
+	}
+	if err := s.volumes.still(ctx, v); err != nil {
+		return err
+	}
+	s.budget.join()
+	defer s.budget.leave()
+	return s.restore(ctx, c, shard, v, to)
 }
 
 func (s *Store) restore(ctx context.Context, c Chunk, shard int, v Volume, to *member) error {

@@ -37,6 +37,11 @@ var ErrClosed = errors.New("chunk store is closed")
 type Config struct {
 	Volumes Volumes
 	Drives  *Drives
+	// Self is the peer that this Store runs on. It writes only to volumes that it opened itself. Zero: the only peer.
+	Self cluster.PeerID
+	// Domains tells in which failure domains a drive lies; it is called often and must not wait. Nil: all drives are on
+	// one peer in one rack.
+	Domains func(cluster.DriveID) Domains
 	// Memory is the budget of row buffers in bytes, at least MinMemory; all reads, writes and repairs share it. Zero
 	// means a quarter of the machine's memory, at most 1 GiB.
 	Memory int64
@@ -104,6 +109,9 @@ func NewStore(config Config) (*Store, error) {
 	}
 	if config.Now == nil {
 		config.Now = time.Now
+	}
+	if config.Domains == nil {
+		config.Domains = func(cluster.DriveID) Domains { return Domains{} }
 	}
 	codec, err := erasure.New(erasure.Default)
 	if err != nil {

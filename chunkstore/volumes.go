@@ -4,20 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/holdfast/holdfast/cluster"
-	"github.com/holdfast/holdfast/cluster/placement"
 )
 
 const (
 	// openVolumes is how many volumes take chunks at a time: one more than it takes to write on while one is
 	// replaced. Each is another file to sync on every drive, so more would cost small writes dearly.
 	openVolumes = 2
-	// maxRows bounds the cache of volume rows, about 30 MiB. A row that was pushed out is read again.
-	maxRows = 1 << 16
 	// listPage is how many rows are read at a time.
 	listPage = 1000
 	// sealAgain is how long to wait before a volume that could not be sealed is tried again.
@@ -36,14 +32,15 @@ type openVolume struct {
 
 // volumeSet keeps the volumes that take chunks, and a cache of volume rows.
 //
-// Open volumes of an earlier process are used again when all of their drives are healthy, up to openVolumes of them;
-// their epoch is unchanged and chunk ids never repeat, so nothing of the earlier process can be confused with the new.
-// The others are sealed in the background.
+// Open volumes of an earlier process of this peer are used again when all of their drives are healthy, up to openVolumes
+// of them; their epoch is unchanged and chunk ids never repeat, so nothing of the earlier process can be confused with
+// the new. The others of this peer are sealed in the background, and so are those that have no owner. Those of other
+// peers are theirs: whoever writes to one, and when it is sealed, is up to its owner while it lives (SealAbandoned).
 type volumeSet struct {
 	store *Store
 
 	mu       sync.Mutex
-	rows     map[VolumeID]Volume
+	rows     map[VolumeID]cachedRow
 	open     []*openVolume
 	retiring []*openVolume
 	adopted  bool          // the volumes of the earlier process were looked at
@@ -53,7 +50,7 @@ type volumeSet struct {
 }
 
 func newVolumeSet(s *Store) *volumeSet {
-	return &volumeSet{store: s, rows: make(map[VolumeID]Volume), kick: make(chan struct{}, 1)}
+	return &volumeSet{store: s, rows: make(map[VolumeID]cachedRow), kick: make(chan struct{}, 1)}
 }
 
 // pick returns a volume whose drives are all healthy for one chunk; the caller calls done with it. It opens one when
@@ -191,73 +188,12 @@ func (vs *volumeSet) openOne(ctx context.Context) error {
 	return nil
 }
 
-// plan makes the row of a new volume: on a group whose home drives are all healthy, of two such the one with more
-// room; else on the group with most of them healthy, doubled up on healthy drives. slow says that drives which were
-// slow had to be taken for healthy, because the others are too few.
-func (vs *volumeSet) plan(ctx context.Context) (row Volume, slow bool, err error) {
-	groups, err := vs.store.config.Volumes.Groups(ctx)
-	if err != nil {
-		return Volume{}, false, fmt.Errorf("open a volume: %w", err)
-	}
-	if len(groups) == 0 {
-		return Volume{}, false, fmt.Errorf("open a volume: there are no placement groups: %w", ErrSlowDown)
-	}
-	drives, free := vs.store.places((*member).writable)
-	if len(drives) < placement.Least {
-		drives, free = vs.store.places((*member).usable)
-		slow = true
-	}
-	best, bestUp, bestRoom := Group{}, -1, int64(0)
-	for tries, at := range rand.Perm(len(groups)) {
-		g := groups[at]
-		up, room := 0, int64(0)
-		for i, id := range g.Slots {
-			f, ok := free[id]
-			if ok {
-				up++
-			}
-			if i == 0 || f < room {
-				room = f
-			}
-		}
-		if up > bestUp || up == bestUp && tries < 2 && room > bestRoom {
-			best, bestUp, bestRoom = g, up, room
-		}
-		if tries >= 1 && bestUp == Shards {
-			break
-		}
-	}
-	row = Volume{Group: best.ID, State: VolumeOpen, Home: best.Slots, Slots: best.Slots}
-	if bestUp < Shards {
-		slots, err := placement.Substitute(best.Slots, drives)
-		if err != nil {
-			return Volume{}, false, fmt.Errorf("open a volume: %w: %w", err, ErrSlowDown)
-		}
-		row.Slots = slots
-	}
-	return row, slow, nil
-}
-
-// places returns the drives that ok holds for, and the free bytes of each.
-func (s *Store) places(ok func(*member, time.Time) bool) ([]placement.Drive, map[cluster.DriveID]int64) {
-	free := make(map[cluster.DriveID]int64)
-	now := s.config.Now()
-	var drives []placement.Drive
-	for _, m := range s.config.Drives.all() {
-		if ok(m, now) {
-			status := m.drive.Status()
-			drives = append(drives, placement.Drive{ID: m.drive.ID(), Device: status.Device})
-			free[m.drive.ID()] = status.Free
-		}
-	}
-	return drives, free
-}
-
-// adopt looks once at the open volumes that are there already.
+// adopt looks once at the open volumes of this peer that are there already, and at those that have no owner. The latter
+// it does not use: another peer may do so at the same time, and to seal a volume is safe whoever writes to it.
 func (vs *volumeSet) adopt(ctx context.Context) error {
 	var found []Volume
 	err := EachVolume(ctx, vs.store.config.Volumes, func(v Volume) error {
-		if v.State == VolumeOpen {
+		if v.State == VolumeOpen && (v.Owner == vs.store.config.Self || v.Owner == cluster.PeerID{}) {
 			found = append(found, v)
 		}
 		return nil
@@ -276,7 +212,7 @@ func (vs *volumeSet) adopt(ctx context.Context) error {
 	for _, row := range found {
 		vs.remember(row)
 		v := &openVolume{row: row, length: lengths[row.ID]}
-		if len(vs.open) < openVolumes && v.length < vs.store.config.VolumeSize && vs.store.allAre(row.Slots, now, (*member).writable) {
+		if row.Owner == vs.store.config.Self && len(vs.open) < openVolumes && v.length < vs.store.config.VolumeSize && vs.store.allAre(row.Slots, now, (*member).writable) {
 			vs.open = append(vs.open, v)
 		} else {
 			vs.toRetiring(v)
@@ -320,44 +256,6 @@ func (s *Store) allAre(slots DriveIDs, now time.Time, ok func(*member, time.Time
 		}
 	}
 	return true
-}
-
-// row returns a volume row, from the cache when it is there.
-func (vs *volumeSet) row(ctx context.Context, id VolumeID) (Volume, error) {
-	vs.mu.Lock()
-	v, ok := vs.rows[id]
-	vs.mu.Unlock()
-	if ok {
-		return v, nil
-	}
-	return vs.refresh(ctx, id)
-}
-
-// refresh reads a volume row anew.
-func (vs *volumeSet) refresh(ctx context.Context, id VolumeID) (Volume, error) {
-	v, err := vs.store.config.Volumes.Volume(ctx, id)
-	vs.mu.Lock()
-	defer vs.mu.Unlock()
-	if err != nil {
-		delete(vs.rows, id)
-		return Volume{}, fmt.Errorf("row of volume %d: %w", id, err)
-	}
-	return vs.remember(v), nil
-}
-
-// remember is called with mu held. It keeps the newest epoch of a row.
-func (vs *volumeSet) remember(v Volume) Volume {
-	if old, ok := vs.rows[v.ID]; ok && old.Epoch > v.Epoch {
-		return old
-	}
-	if len(vs.rows) >= maxRows {
-		for id := range vs.rows { // any one
-			delete(vs.rows, id)
-			break
-		}
-	}
-	vs.rows[v.ID] = v
-	return v
 }
 
 // run opens and seals volumes in the background until the Store is closed.
