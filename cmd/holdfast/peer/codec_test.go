@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,7 +17,7 @@ import (
 )
 
 func exampleVolume() chunkstore.Volume {
-	v := chunkstore.Volume{ID: 0x0102030405060708, Group: 7, Epoch: 9, State: chunkstore.VolumeSealed}
+	v := chunkstore.Volume{ID: 0x0102030405060708, Group: 7, Epoch: 9, State: chunkstore.VolumeSealed, Owner: cluster.PeerID{0xaa, 15: 0xbb}}
 	for i := range v.Home {
 		v.Home[i] = cluster.DriveID{byte(i + 1)}
 		v.Slots[i] = cluster.DriveID{byte(i + 101)}
@@ -31,16 +32,29 @@ func TestVolumeRowsComeBackWhole(t *testing.T) {
 	if err != nil || got != v {
 		t.Fatalf("%+v, %v", got, err)
 	}
-	// The first bytes are a promise on disk: format, state, group, epoch.
-	const golden = "0102070000000900000000000000" + "01000000000000000000000000000000" + "02"
-	if !strings.HasPrefix(hex.EncodeToString(row.Value), golden) || len(row.Value) != 398 {
-		t.Errorf("a volume row of %d bytes is written %x…", len(row.Value), row.Value[:31])
+	// The first bytes are a promise on disk: format, state, group, epoch, owner.
+	const golden = "0202070000000900000000000000" + "aa0000000000000000000000000000bb" + "01000000000000000000000000000000" + "02"
+	if !strings.HasPrefix(hex.EncodeToString(row.Value), golden) || len(row.Value) != 414 {
+		t.Errorf("a volume row of %d bytes is written %x…", len(row.Value), row.Value[:47])
+	}
+	old := volumeRow1(v)
+	const golden1 = "0102070000000900000000000000" + "01000000000000000000000000000000" + "02"
+	if !strings.HasPrefix(hex.EncodeToString(old), golden1) || len(old) != 398 {
+		t.Errorf("a row of format 1 has %d bytes, %x…", len(old), old[:31])
+	}
+	if got, err := decodeVolume(metadata.Row{Key: row.Key, Value: old}); err != nil || got.Owner != (cluster.PeerID{}) {
+		t.Errorf("format 1: %+v, %v", got, err)
+	} else if got.Owner = v.Owner; got != v {
+		t.Errorf("format 1 is read as %+v", got)
 	}
 	for name, bad := range map[string]metadata.Row{
 		"short":   {Key: row.Key, Value: row.Value[:len(row.Value)-1]},
 		"empty":   {Key: row.Key},
-		"format":  {Key: row.Key, Value: append([]byte{2}, row.Value[1:]...)},
-		"state":   {Key: row.Key, Value: append([]byte{1, 3}, row.Value[2:]...)},
+		"format":  {Key: row.Key, Value: append([]byte{3}, row.Value[1:]...)},
+		"format0": {Key: row.Key, Value: append([]byte{0}, old[1:]...)},
+		"1 as 2":  {Key: row.Key, Value: append([]byte{2}, old[1:]...)},
+		"2 as 1":  {Key: row.Key, Value: append([]byte{1}, row.Value[1:]...)},
+		"state":   {Key: row.Key, Value: append([]byte{2, 3}, row.Value[2:]...)},
 		"key":     {Key: row.Key[1:], Value: row.Value},
 		"longkey": {Key: append(bytes.Clone(row.Key), 0), Value: row.Value},
 	} {
@@ -50,12 +64,26 @@ func TestVolumeRowsComeBackWhole(t *testing.T) {
 	}
 }
 
+// volumeRow1 is a row as format 1 had it: without the owner.
+func volumeRow1(v chunkstore.Volume) []byte {
+	b := encodeVolume(v)
+	return slices.Concat([]byte{1}, b[1:14], b[30:])
+}
+
 func FuzzDecodeVolume(f *testing.F) {
 	v := exampleVolume()
 	f.Add(volumeKey(v.ID), encodeVolume(v))
+	f.Add(volumeKey(v.ID), volumeRow1(v))
 	f.Fuzz(func(t *testing.T, key, value []byte) {
 		got, err := decodeVolume(metadata.Row{Key: key, Value: value})
-		if err == nil && (!bytes.Equal(encodeVolume(got), value) || !bytes.Equal(volumeKey(got.ID), key)) {
+		if err != nil {
+			return
+		}
+		written := encodeVolume(got)
+		if value[0] == 1 && got.Owner == (cluster.PeerID{}) {
+			written = volumeRow1(got)
+		}
+		if !bytes.Equal(written, value) || !bytes.Equal(volumeKey(got.ID), key) {
 			t.Errorf("%x decodes to %+v, which is written otherwise", value, got)
 		}
 	})

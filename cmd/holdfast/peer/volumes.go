@@ -14,12 +14,15 @@ import (
 	"github.com/holdfast/holdfast/multipart"
 )
 
-// A volume row, little-endian: format (1 byte), state (1), group (4), epoch (8), 12 home drives, 12 slots (16 each).
+// A volume row, little-endian: format (1 byte), state (1), group (4), epoch (8), owner (16, since format 2), 12 home
+// drives, 12 slots (16 each). A row of format 1 is read as one without an owner, and written as format 2 when it changes.
 // Its key is volumePrefix and the id, big-endian, so that rows are in the order of ids.
 const (
 	volumePrefix = "volume/"
-	volumeFormat = 1
-	volumeLen    = 1 + 1 + 4 + 8 + 2*groupLen
+	volumeFormat = 2
+	volumeHead   = 1 + 1 + 4 + 8
+	ownerLen     = 16
+	volumeLen    = volumeHead + ownerLen + 2*groupLen
 	// intentTries bounds how often AddIntent meets another writer of the same row: readers and repair, a few at most.
 	intentTries = 16
 )
@@ -42,6 +45,7 @@ func encodeVolume(v chunkstore.Volume) []byte {
 	b = append(b, volumeFormat, byte(v.State))
 	b = binary.LittleEndian.AppendUint32(b, v.Group)
 	b = binary.LittleEndian.AppendUint64(b, uint64(v.Epoch))
+	b = append(b, v.Owner[:]...)
 	for _, list := range [][chunkstore.Shards]cluster.DriveID{v.Home, v.Slots} {
 		for _, id := range list {
 			b = append(b, id[:]...)
@@ -54,8 +58,15 @@ func decodeVolume(row metadata.Row) (chunkstore.Volume, error) {
 	var v chunkstore.Volume
 	id, found := bytes.CutPrefix(row.Key, []byte(volumePrefix))
 	b := row.Value
-	if !found || len(id) != 8 || len(b) != volumeLen || b[0] != volumeFormat {
+	if !found || len(id) != 8 || len(b) == 0 || b[0] != 1 && b[0] != volumeFormat {
 		return v, fmt.Errorf("%q of %d bytes: %w", row.Key, len(b), errVolumeRow)
+	}
+	owner := 0 // bytes of it
+	if b[0] == volumeFormat {
+		owner = ownerLen
+	}
+	if len(b) != volumeHead+owner+2*groupLen {
+		return v, fmt.Errorf("%q of %d bytes in format %d: %w", row.Key, len(b), b[0], errVolumeRow)
 	}
 	v.ID = chunkstore.VolumeID(binary.BigEndian.Uint64(id))
 	v.State = chunkstore.VolumeState(b[1])
@@ -64,7 +75,9 @@ func decodeVolume(row metadata.Row) (chunkstore.Volume, error) {
 	if v.State != chunkstore.VolumeOpen && v.State != chunkstore.VolumeSealed {
 		return v, fmt.Errorf("%q in state %d: %w", row.Key, v.State, errVolumeRow)
 	}
-	b = b[14:]
+	b = b[volumeHead:]
+	copy(v.Owner[:], b[:owner])
+	b = b[owner:]
 	for _, list := range []*[chunkstore.Shards]cluster.DriveID{&v.Home, &v.Slots} {
 		for i := range list {
 			list[i] = cluster.DriveID(b)
