@@ -60,7 +60,7 @@ func (s *Store) places(ok func(*member, time.Time) bool) ([]placement.Drive, map
 // where there are none, the group with most healthy drives. used holds the healthy drives.
 //
 // Groups have more slots on larger drives, so volumes at random fill all to the same part but for chance; the second
-// choice keeps chance from adding up (the power of two choices), and fills a new drive sooner.
+// choice keeps chance from adding up (the power of two choices). A new drive it fills a tenth sooner, no more.
 func chooseGroup(groups []Group, used map[cluster.DriveID]float64, order []int) Group {
 	best, bestHealthy, whole := Group{}, -1, 0
 	var bestFill float64

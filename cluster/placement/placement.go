@@ -173,6 +173,7 @@ type picker struct {
 	load   map[cluster.DriveID]int
 
 	weights []uint64 // relative, 1..maxWeight
+	part    []uint32 // of a slot, in 2³², that each drive's share counts beside its load: random
 
 	byDrive  map[cluster.DriveID]int
 	byZone   map[string]int
@@ -184,6 +185,7 @@ type picker struct {
 func newPicker(drives []Drive, seed uint64, load map[cluster.DriveID]int) *picker {
 	p := &picker{
 		drives: drives, load: load, order: make([]uint64, len(drives)), weights: relative(drives),
+		part:    make([]uint32, len(drives)),
 		byDrive: make(map[cluster.DriveID]int), byZone: make(map[string]int), byRack: make(map[[2]string]int),
 		byPeer: make(map[cluster.PeerID]int), byDevice: make(map[deviceKey]int),
 	}
@@ -192,6 +194,7 @@ func newPicker(drives []Drive, seed uint64, load map[cluster.DriveID]int) *picke
 		binary.LittleEndian.PutUint64(text[:], seed)
 		copy(text[8:], d.ID[:])
 		sum := sha256.Sum256(text[:])
+		p.part[i] = binary.LittleEndian.Uint32(sum[8:])
 		p.order[i] = race(binary.LittleEndian.Uint64(sum[:]), p.weights[i])
 	}
 	return p
@@ -207,13 +210,15 @@ func (p *picker) rank(i int) [7]uint64 {
 	}
 }
 
-// share is how much of its weight a drive would hold with half a slot more: whoever has the least is served next, which
-// gives each its part of the slots to within one (Webster's method). Without loads to balance all shares are equal.
+// share is how much of its weight a drive would hold with a part of a slot more: whoever has the least is served next,
+// which gives each its part of the slots to within one. The part is random for each drive and group, for with the same
+// for all (half a slot is Webster's method) drives of one size would be served together, group after group of the same
+// twelve. Without loads to balance all shares are equal.
 func (p *picker) share(i int) uint64 {
 	if p.load == nil {
 		return 0
 	}
-	return uint64(2*p.load[p.drives[i].ID]+1) << 32 / p.weights[i]
+	return (uint64(p.load[p.drives[i].ID])<<32 | uint64(p.part[i])) / p.weights[i]
 }
 
 func (p *picker) pick() Drive {

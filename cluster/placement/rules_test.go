@@ -148,6 +148,44 @@ func TestLoadFollowsWeight(t *testing.T) {
 	})
 }
 
+// TestGroupsMixDrivesOfAllSizes: drives of one size do not keep to themselves, so that many others hold the rest of what
+// a drive holds, and rebuild it together.
+func TestGroupsMixDrivesOfAllSizes(t *testing.T) {
+	for _, sizes := range [][]uint64{{1}, {1, 2}, {1, 2, 4}, {1, 1, 10}} {
+		all := drives(36, 36, 1)
+		for i := range all {
+			all[i].Weight = sizes[i%len(sizes)]
+		}
+		groups, err := placement.Groups(all, placement.Count(len(all)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		partners := make(map[cluster.DriveID]map[cluster.DriveID]bool)
+		sets := make(map[[placement.Width]cluster.DriveID]bool)
+		for _, g := range groups {
+			set := g
+			slices.SortFunc(set[:], func(a, b cluster.DriveID) int { return slices.Compare(a[:], b[:]) })
+			sets[set] = true
+			for _, a := range g {
+				if partners[a] == nil {
+					partners[a] = make(map[cluster.DriveID]bool)
+				}
+				for _, b := range g {
+					partners[a][b] = true
+				}
+			}
+		}
+		if len(sets) < len(groups)/2 {
+			t.Errorf("sizes %v: %d groups are on %d sets of drives", sizes, len(groups), len(sets))
+		}
+		for _, d := range all {
+			if n := len(partners[d.ID]); n < 30 {
+				t.Errorf("sizes %v: a drive of %d shares groups with %d of 36", sizes, d.Weight, n)
+			}
+		}
+	}
+}
+
 func uniqueDevices(g placement.Slots, byID map[cluster.DriveID]placement.Drive) []string {
 	var names []string
 	for _, id := range g {

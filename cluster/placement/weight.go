@@ -2,8 +2,8 @@ package placement
 
 import "math/bits"
 
-// maxWeight bounds relative weights: larger ones are all halved until they fit. A drive's share, (2·slots+1)·2³²/weight, then fits 64 bits up to 2³⁰ slots, and a
-// drive of a millionth of the largest one's size still counts.
+// maxWeight bounds relative weights: larger ones are all halved until they fit. A drive of a millionth of the largest one's
+// size still counts, and a share, slots·2³²/weight, tells parts of a thousandth of a slot.
 const maxWeight = 1 << 20
 
 // relative returns the weights of the drives in proportion, 1..maxWeight.
