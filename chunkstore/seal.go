@@ -19,27 +19,27 @@ const (
 // Seal seals a volume and returns its row. After nil the volume takes no chunk any more, from whatever gateway, and
 // the union of the shards that its reachable slots list is the final list of its chunks. Chunks that a Store has under
 // way there are sent to another volume. Sealing a sealed volume makes sure of the same.
+//
+// The drives refuse before the row says so: a row that says sealed is true, whoever began it and died.
 func (s *Store) Seal(ctx context.Context, id VolumeID) (Volume, error) {
 	s.volumes.mu.Lock()
 	s.volumes.remove(id)
 	s.volumes.mu.Unlock()
-	v, err := s.sealRow(ctx, id)
-	if err != nil {
-		return Volume{}, err
-	}
-	if refusing := s.refuse(ctx, v, v.Slots); refusing < SealQuorum {
-		return Volume{}, fmt.Errorf("seal volume %d: only %d slots of %d needed answered: %w", id, refusing, SealQuorum, ErrDriveDown)
-	}
-	return v, nil
-}
-
-// sealRow makes the row say that the volume is sealed. Another peer may do the same or move its slots meanwhile.
-func (s *Store) sealRow(ctx context.Context, id VolumeID) (Volume, error) {
 	var last error
-	for range maxMoves {
+	for range maxMoves { // another peer may seal it at the same time, or move its slots
 		v, err := s.volumes.refresh(ctx, id)
-		if err != nil || v.State == VolumeSealed {
-			return v, err
+		if err != nil {
+			return Volume{}, err
+		}
+		next := v
+		if v.State != VolumeSealed {
+			next.Epoch++
+		}
+		if refusing := s.refuse(ctx, next, v.Slots); refusing < SealQuorum {
+			return Volume{}, fmt.Errorf("seal volume %d: only %d slots of %d needed answered: %w", id, refusing, SealQuorum, ErrDriveDown)
+		}
+		if v.State == VolumeSealed {
+			return v, nil
 		}
 		v.State = VolumeSealed
 		if v, last = s.commit(ctx, v); !errors.Is(last, ErrStaleVolume) {

@@ -33,24 +33,12 @@ type Kit struct {
 func New(t testing.TB, n int, change func(*chunkstore.Config)) *Kit {
 	t.Helper()
 	k := &Kit{T: t, Set: chunkstore.NewDrives()}
-	var places []placement.Drive
-	for i := range n {
-		var id cluster.DriveID
-		id[0], id[15] = byte(i), 1
-		d := memory.New(id)
-		k.Drives = append(k.Drives, d)
-		places = append(places, placement.Drive{ID: id})
+	drives, groups := memoryDrives(t, n)
+	k.Drives = drives
+	for _, d := range drives {
 		if err := k.Set.Add(d); err != nil {
 			t.Fatal(err)
 		}
-	}
-	slots, err := placement.Groups(places, placement.Count(n))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var groups []chunkstore.Group
-	for i, s := range slots {
-		groups = append(groups, chunkstore.Group{ID: uint32(i), Slots: s})
 	}
 	k.Volumes = NewVolumes(groups)
 	k.Config = chunkstore.Config{
@@ -70,6 +58,27 @@ func New(t testing.TB, n int, change func(*chunkstore.Config)) *Kit {
 		}
 	})
 	return k
+}
+
+// memoryDrives returns n empty drives and the placement groups over them.
+func memoryDrives(t testing.TB, n int) ([]*memory.Drive, []chunkstore.Group) {
+	t.Helper()
+	var drives []*memory.Drive
+	var places []placement.Drive
+	for i := range n {
+		id := cluster.DriveID{0: byte(i), 15: 1}
+		drives = append(drives, memory.New(id))
+		places = append(places, placement.Drive{ID: id})
+	}
+	slots, err := placement.Groups(places, placement.Count(n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var groups []chunkstore.Group
+	for i, s := range slots {
+		groups = append(groups, chunkstore.Group{ID: uint32(i), Slots: s})
+	}
+	return drives, groups
 }
 
 // Restart closes the Store and makes a new one over the same drives and rows, as a restart of the process does.
