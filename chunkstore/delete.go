@@ -14,7 +14,8 @@ const maxMoves = 4
 // caller keeps them and tries again later. err, when not nil, is why the first of them was left.
 //
 // A volume may move while its chunks are deleted, so the row is read again afterwards: a chunk counts as deleted only
-// when all slots of an unchanged row confirmed it.
+// when all slots of an unchanged row confirmed it. The home drives of slots that are away may hold copies already, of a
+// move that was not finished; they are asked as well while they are up, for after the move nobody would ask them.
 func (s *Store) Delete(ctx context.Context, chunks []Chunk) (left []Chunk, err error) {
 	byVolume := make(map[VolumeID][]Chunk)
 	var order []VolumeID
@@ -55,14 +56,14 @@ func (s *Store) deleteIn(ctx context.Context, id VolumeID, chunks []Chunk) error
 	return fmt.Errorf("its row keeps changing: %w", ErrStaleVolume)
 }
 
-// deleteOn deletes the chunks on all slots of a row, all drives at once.
+// deleteOn deletes the chunks on all slots of a row and on the home drives that are up, all drives at once.
 func (s *Store) deleteOn(ctx context.Context, v Volume, chunks []Chunk) error {
 	var (
 		wait  sync.WaitGroup
 		mu    sync.Mutex
 		first error
 	)
-	for _, slots := range bySlots(v.Slots, allShards) {
+	for _, slots := range append(bySlots(v.Slots, allShards), s.homesUp(v)...) {
 		wait.Go(func() {
 			if err := s.deleteKeys(ctx, slots, chunks); err != nil {
 				mu.Lock()
@@ -75,6 +76,17 @@ func (s *Store) deleteOn(ctx context.Context, v Volume, chunks []Chunk) error {
 	}
 	wait.Wait()
 	return first
+}
+
+// homesUp returns the slots of a row that are away from home, by the home drives that are up.
+func (s *Store) homesUp(v Volume) []driveSlots {
+	var away uint16
+	for i, id := range v.Home {
+		if m := s.config.Drives.member(id); id != v.Slots[i] && m != nil && m.drive.Status().Down == nil {
+			away |= 1 << i
+		}
+	}
+	return bySlots(v.Home, away)
 }
 
 func (s *Store) deleteKeys(ctx context.Context, slots driveSlots, chunks []Chunk) error {

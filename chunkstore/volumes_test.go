@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/holdfast/holdfast/chunkstore"
@@ -155,6 +156,36 @@ func TestDeleteIsConfirmedByEverySlot(t *testing.T) {
 		if n := d.Status().Shards; n != 0 {
 			t.Fatalf("drive %d holds %d shards", i, n)
 		}
+	}
+}
+
+// TestDeleteReachesUnfinishedMoves: a home drive holds the copy of a move that was broken off when its chunk is deleted.
+func TestDeleteReachesUnfinishedMoves(t *testing.T) {
+	k := storetest.New(t, 12, nil)
+	k.Remove(3)
+	w := k.Write(storetest.Body(11, row))
+	c := w.Chunks[0]
+	k.Return(3)
+	v, err := k.Store.Seal(t.Context(), c.Volume)
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := k.Drives[3]
+	slot := slices.Index(v.Home[:], home.ID())
+	if slot < 0 || v.Slots[slot] == home.ID() {
+		t.Fatalf("the write did not double up: %+v", v)
+	}
+	if err := k.Store.Restore(t.Context(), c, slot, v, home.ID()); err != nil || home.Status().Shards != 1 {
+		t.Fatalf("the home drive holds %d shards, %v", home.Status().Shards, err)
+	}
+	if left, err := k.Store.Delete(t.Context(), w.Chunks); len(left) != 0 || err != nil {
+		t.Fatalf("left %d, %v", len(left), err)
+	}
+	if n := home.Status().Shards; n != 0 {
+		t.Fatalf("the home drive holds %d shards", n)
+	}
+	if err := k.Store.Restore(t.Context(), c, slot, v, home.ID()); err == nil || home.Status().Shards != 0 {
+		t.Fatalf("a deleted shard came home: %v", err)
 	}
 }
 

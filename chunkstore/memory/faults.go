@@ -134,6 +134,14 @@ func (d *Drive) change(key chunkstore.ShardKey, edit func(*record)) bool {
 	return ok
 }
 
+// Holds tells whether a shard is there, whatever the switches say.
+func (d *Drive) Holds(key chunkstore.ShardKey) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.shards[key]
+	return ok
+}
+
 // Calls tells how many calls of op were made; Any counts all.
 func (d *Drive) Calls(op Op) int { return d.count(d.calls, op) }
 
