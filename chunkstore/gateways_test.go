@@ -19,8 +19,8 @@ import (
 	"github.com/holdfast/holdfast/cluster"
 )
 
-// TestGatewaysShareTheDrives lets three peers write, read, delete, repair and seal over twelve drives at the same time,
-// each as if it led, while drives go and come back and paths are cut for one peer only. After every round, with the
+// TestGatewaysShareTheDrives lets three peers write, read, delete and seal over twelve drives at the same time, and one
+// after another repair, while drives go and come back and paths are cut for one peer only. After every round, with the
 // faults as they are, a checker goes through all that was acknowledged.
 func TestGatewaysShareTheDrives(t *testing.T) {
 	seeds := 4
@@ -55,6 +55,7 @@ type gateways struct {
 	clock   clock
 	rng     *rand.Rand
 	workers []*repair.Worker
+	lead    sync.Mutex // held by the peer that repairs: the one that leads, which changes from pass to pass
 
 	mu        sync.Mutex
 	ledger    []*stored
@@ -229,7 +230,10 @@ func (g *gateways) delete(p *storetest.Peer, rng *rand.Rand) {
 
 func (g *gateways) repair(w *repair.Worker) {
 	for range 4 {
-		if _, err := w.RunOnce(g.T.Context()); err != nil {
+		g.lead.Lock()
+		_, err := w.RunOnce(g.T.Context())
+		g.lead.Unlock()
+		if err != nil {
 			g.T.Errorf("repair: %v", err)
 		}
 	}

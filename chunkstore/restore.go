@@ -26,8 +26,11 @@ func (s *Store) Restore(ctx context.Context, c Chunk, shard int, v Volume, to cl
 	at := v
 	at.Slots[shard] = to
 	err := s.restoreUnlessThere(ctx, c, shard, v, at, m)
-	if err == nil {
-		err = s.volumes.still(ctx, v)
+	if err == nil || errors.Is(err, ErrDeleted) {
+		// Of a slot that moved meanwhile only a copy was deleted.
+		if e := s.volumes.still(ctx, v); e != nil {
+			err = e
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("restore shard %d of chunk %v to drive %v: %w", shard, c.ID, to, err)
