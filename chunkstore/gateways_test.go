@@ -107,10 +107,6 @@ func (g *gateways) round() {
 		wait.Go(func() { g.repair(g.workers[i]) })
 		wait.Go(func() { g.seal(p, rand.New(rand.NewPCG(g.seedOf(), 4))) })
 	}
-	for range 12 {
-		g.fault()
-		time.Sleep(2 * time.Millisecond) // no claim depends on it: it lets work go on between two faults
-	}
 	wait.Wait()
 }
 
@@ -124,8 +120,8 @@ func (g *gateways) seedOf() uint64 {
 // fault changes one thing: at most two drives are down, and at most two paths of each peer are cut.
 func (g *gateways) fault() {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	n, drive, peer := g.rng.IntN(4), g.rng.IntN(12), g.rng.IntN(len(g.All))
-	g.mu.Unlock()
 	links := g.All[peer].Links
 	switch n {
 	case 0:
@@ -157,7 +153,10 @@ func (g *gateways) fault() {
 }
 
 func (g *gateways) write(p *storetest.Peer, rng *rand.Rand) {
-	for range 15 {
+	for n := range 15 {
+		if n%3 == 0 {
+			g.fault()
+		}
 		s := &stored{seed: rng.Uint64(), size: 1 + rng.IntN(60_000)}
 		if rng.IntN(8) == 0 {
 			s.size = row + rng.IntN(row)
