@@ -1,17 +1,25 @@
 // Package repair brings every chunk back to twelve whole shards on their home drives: it rebuilds what intents name,
-// what a drive that returned does not hold, and moves shards that doubled up on other drives home.
+// what a drive that returned does not hold, and moves shards home that doubled up on other drives or whose volume got
+// another home (package rebalance).
 //
-//	intents, drives that came back ─ survey ─ tasks, least redundancy first ─ Store.Restore ─ rows, intents resolved
+//	intents, drives that came back ─ survey ─ jobs, least redundancy first ─ Store.Restore ─ rows, intents resolved
+//
+// A move reads each shard once where it is, writes it once, and reads it once more where it went; only a shard that
+// cannot be read there is rebuilt from eight others. Several shards are under way at a time, so that the drive they go
+// to syncs them together.
 //
 // It never deletes a shard that may be the last of its kind: the only deletes are of copies at a place that a volume's
-// row does not name any more, after the copy at the new place was checked, and of copies at the new place of what the
-// drive at the old one says was deleted. What was deleted while a drive was away is deleted there by whoever frees
-// chunks, not here.
+// row does not name for them, after the copy at the place that it names was checked, and of copies at the new place of
+// what the drive at the old one says was deleted. What was deleted while a drive was away is deleted there by whoever
+// frees chunks, not here.
+//
+// Workers of several peers may run at once over the same rows, as they do for a moment when the leader changes: a move
+// counts only if its row had not changed meanwhile, and what the loser copied is cleared away as a leftover. A worker
+// that stops in the middle leaves copies and rows that the next one goes on from.
 package repair
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -39,15 +47,19 @@ type Config struct {
 	Interval time.Duration
 	// Share is the part of the time, up to 1, that repair works. Zero means DefaultShare.
 	Share float64
-	Log   *slog.Logger // nil: slog.Default()
+	// Removed says that a drive has left the topology and does not return, so that what it alone held is not waited for.
+	// Nil: none has.
+	Removed func(cluster.DriveID) bool
+	Log     *slog.Logger // nil: slog.Default()
 }
 
 // Progress is what the last pass found and what all passes did.
 type Progress struct {
 	// UnderProtected is the exact number of chunks with a shard that is missing, damaged, on a drive that is down, or
-	// away from its home drive. It is 0 when repair is done.
+	// doubled up on a drive, so that fewer losses of drives are survived than at home. A volume that merely waits for
+	// its move to another home is not among them. It is 0 when repair is done.
 	UnderProtected int64
-	// Away is the number of volumes with shards away from their home drives.
+	// Away is the number of volumes with shards away from their home drives, for whatever reason.
 	Away int64
 	// Intents is the number of intents left.
 	Intents int64
@@ -58,6 +70,8 @@ type Progress struct {
 	Restored int64
 	Moved    int64
 	Failed   int64
+	// Cleared counts the copies that moves which were cut off had left, and that were deleted.
+	Cleared int64
 }
 
 // Worker repairs. Make it with New.
@@ -67,21 +81,28 @@ type Worker struct {
 
 	run sync.Mutex // one pass at a time; held over I/O by design
 
-	mu       sync.Mutex // guards progress
+	mu       sync.Mutex // guards progress and refusals
 	progress Progress
+	refusals map[Place]refusal
 
 	// The rest belongs to the pass under way.
-	seen    map[cluster.DriveID]chunkstore.Drive // drives that were up at the last pass
-	volumes map[chunkstore.VolumeID]*known
-	resting time.Duration // pause owed for work done
-	failed  int           // shards of this pass that could not be restored, and why the last of them
-	failure error
+	pass     int                                  // its number
+	seen     map[cluster.DriveID]chunkstore.Drive // drives that were up at the last pass
+	volumes  map[chunkstore.VolumeID]*known
+	littered map[cluster.DriveID]struct{} // drives that may hold copies which no row names
+	cleared  time.Time                    // when all drives were last looked through for such copies
+	resting  time.Duration                // pause owed for work done
+	failed   int                          // shards of this pass that could not be restored, and why the last of them
+	failure  error
 }
 
 // known is what the last survey of a volume found, so that a quiet volume is not listed again.
 type known struct {
-	up    uint16 // slots on drives that are up
-	dirty bool   // some slot may lack shards
+	row   chunkstore.Volume // at the last pass
+	up    uint16            // slots on drives that are up
+	dirty bool              // some slot may lack shards
+	// strays are drives of the volume that hold shards of slots which are neither theirs nor to be.
+	strays map[cluster.DriveID]struct{}
 
 	epoch    cluster.Epoch // of the row that was surveyed
 	surveyed time.Time
@@ -92,7 +113,7 @@ type known struct {
 }
 
 func (k *known) note(v chunkstore.Volume, s survey) {
-	k.epoch, k.surveyed, k.listed = v.Epoch, time.Now(), k.up
+	k.epoch, k.surveyed, k.listed, k.strays = v.Epoch, time.Now(), k.up, s.strays
 	k.chunks, k.remains = 0, 0
 	for _, h := range s.held {
 		if s.remains(h) {
@@ -114,7 +135,19 @@ func New(config Config) *Worker {
 	if config.Log == nil {
 		config.Log = slog.Default()
 	}
-	return &Worker{config: config, kick: make(chan struct{}, 1), volumes: make(map[chunkstore.VolumeID]*known)}
+	w := &Worker{config: config, kick: make(chan struct{}, 1)}
+	w.forget()
+	return w
+}
+
+// forget makes the next pass look at everything.
+func (w *Worker) forget() {
+	w.mu.Lock()
+	w.refusals = make(map[Place]refusal)
+	w.mu.Unlock()
+	w.seen, w.cleared, w.resting = nil, time.Time{}, 0
+	w.volumes = make(map[chunkstore.VolumeID]*known)
+	w.littered = make(map[cluster.DriveID]struct{})
 }
 
 // Name says what the worker is called in status.
@@ -135,8 +168,12 @@ func (w *Worker) Kick() {
 	}
 }
 
-// Run repairs until ctx ends: at once, when drives come or go, when kicked, and every Interval.
+// Run repairs until ctx ends: at once, when drives come or go, when kicked, and every Interval. It may be called again
+// later, and then takes nothing for known: another worker may have been at work since.
 func (w *Worker) Run(ctx context.Context) error {
+	w.run.Lock()
+	w.forget()
+	w.run.Unlock()
 	changed, cancel := w.config.Drives.Subscribe()
 	defer cancel()
 	timer := time.NewTimer(0)
@@ -162,6 +199,7 @@ func (w *Worker) RunOnce(ctx context.Context) (Progress, error) {
 	w.run.Lock()
 	defer w.run.Unlock()
 	w.failed, w.failure = 0, nil
+	w.pass++
 	rows, err := w.observe(ctx)
 	if err != nil {
 		return w.Progress(), err
@@ -170,54 +208,20 @@ func (w *Worker) RunOnce(ctx context.Context) (Progress, error) {
 	if err != nil {
 		return w.Progress(), err
 	}
-	for _, task := range intents {
-		if err := w.settle(ctx, task); err != nil {
-			return w.Progress(), err
-		}
+	if err := w.settle(ctx, intents); err != nil {
+		return w.Progress(), err
 	}
 	for _, id := range order(rows) {
 		if err := w.tend(ctx, rows[id]); err != nil {
 			return w.Progress(), err
 		}
 	}
+	if err := w.clear(ctx, rows); err != nil {
+		return w.Progress(), err
+	}
 	if w.failed > 0 {
 		w.config.Log.Warn("shards could not be restored; the next pass tries again", "shards", w.failed, "err", w.failure)
 	}
 	err = w.count(ctx)
 	return w.Progress(), err
-}
-
-// restored notes the outcome of one Store.Restore and pauses as the share asks. It returns an error only when ctx has
-// ended.
-func (w *Worker) restored(ctx context.Context, losses int, begun time.Time, err error) error {
-	w.mu.Lock()
-	if err == nil {
-		w.progress.Restored++
-	} else {
-		w.progress.Failed++
-	}
-	w.mu.Unlock()
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if err != nil && !errors.Is(err, chunkstore.ErrDeleted) {
-		w.failed++
-		w.failure = err // it names shard, chunk and drive
-	}
-	if losses < 1 {
-		return nil // one more loss would lose it, or it cannot be read: no pause before the next
-	}
-	w.resting += time.Duration(float64(time.Since(begun)) * (1/w.config.Share - 1))
-	if w.resting < 10*time.Millisecond {
-		return nil // too short for a timer to measure; owed
-	}
-	timer := time.NewTimer(w.resting)
-	defer timer.Stop()
-	w.resting = 0
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	return nil
 }

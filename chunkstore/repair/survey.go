@@ -19,12 +19,17 @@ const all uint16 = 1<<chunkstore.Shards - 1
 const surveyAgain = time.Minute
 
 // observe reads the volume rows and marks those dirty that a drive which came back may lack shards of. At the first
-// pass that is all of them: a drive may have been exchanged while the process was down.
+// pass that is all of them: a drive may have been exchanged while the process was down. Drives that came back, and
+// those that a row does not name any more, may hold leftovers.
 func (w *Worker) observe(ctx context.Context) (map[chunkstore.VolumeID]chunkstore.Volume, error) {
+	w.expire()
 	up := make(map[cluster.DriveID]chunkstore.Drive)
 	for _, d := range w.config.Drives.All() {
 		if d.Status().Down == nil {
 			up[d.ID()] = d
+			if w.seen[d.ID()] != d {
+				w.littered[d.ID()] = struct{}{}
+			}
 		}
 	}
 	rows := make(map[chunkstore.VolumeID]chunkstore.Volume)
@@ -32,11 +37,12 @@ func (w *Worker) observe(ctx context.Context) (map[chunkstore.VolumeID]chunkstor
 		rows[v.ID] = v
 		k := w.volumes[v.ID]
 		if k == nil {
-			k = &known{}
+			k = &known{row: v}
 			w.volumes[v.ID] = k
 			k.dirty = w.seen == nil
 		}
-		k.up = 0
+		w.compare(k.row, v)
+		k.row, k.up = v, 0
 		for i, id := range v.Slots {
 			d, ok := up[id]
 			if ok {
@@ -60,6 +66,20 @@ func (w *Worker) observe(ctx context.Context) (map[chunkstore.VolumeID]chunkstor
 	return rows, nil
 }
 
+// compare notes the drives that a row named before and does not name now for the same slot.
+func (w *Worker) compare(before, now chunkstore.Volume) {
+	if before.Epoch == now.Epoch {
+		return
+	}
+	for i := range chunkstore.Shards {
+		for _, id := range []cluster.DriveID{before.Slots[i], before.Home[i]} {
+			if id != now.Slots[i] && id != now.Home[i] {
+				w.littered[id] = struct{}{}
+			}
+		}
+	}
+}
+
 func order(rows map[chunkstore.VolumeID]chunkstore.Volume) []chunkstore.VolumeID {
 	ids := make([]chunkstore.VolumeID, 0, len(rows))
 	for id := range rows {
@@ -77,8 +97,19 @@ type holding struct {
 
 // survey is what the slots of a volume list.
 type survey struct {
-	held     []holding // least redundancy first
-	answered uint16    // the slots that did answer
+	held     []holding                    // least redundancy first
+	answered uint16                       // the slots that did answer
+	strays   map[cluster.DriveID]struct{} // drives of the volume that hold leftovers too
+}
+
+// find returns the slots that hold a chunk.
+func (s survey) find(id chunkstore.ChunkID) uint16 {
+	for _, h := range s.held {
+		if h.chunk.ID == id {
+			return h.slots
+		}
+	}
+	return 0
 }
 
 // remains says that too few shards of a chunk can be there to rebuild the others, the slots that did not answer
@@ -89,7 +120,7 @@ func (s survey) remains(h holding) bool {
 
 // survey lists a volume on every slot that is up.
 func (w *Worker) survey(ctx context.Context, v chunkstore.Volume) (survey, error) {
-	var s survey
+	s := survey{strays: make(map[cluster.DriveID]struct{})}
 	chunks := make(map[chunkstore.ChunkID]*holding)
 	for i, id := range v.Slots {
 		if slices.Index(v.Slots[:], id) < i {
@@ -105,12 +136,19 @@ func (w *Worker) survey(ctx context.Context, v chunkstore.Volume) (survey, error
 		mask := slotsOn(v, id)
 		s.answered |= mask
 		for _, info := range infos {
+			if leftover(v, info.Key.Shard, id) {
+				s.strays[id] = struct{}{}
+				w.littered[id] = struct{}{}
+			}
+			if mask>>info.Key.Shard&1 == 0 {
+				continue
+			}
 			h := chunks[info.Key.Chunk]
 			if h == nil {
 				h = &holding{chunk: chunkstore.Chunk{Volume: v.ID, ID: info.Key.Chunk, Size: info.Size, Digest: info.Digest}}
 				chunks[info.Key.Chunk] = h
 			}
-			h.slots |= 1 << info.Key.Shard & mask
+			h.slots |= 1 << info.Key.Shard
 		}
 	}
 	for _, h := range chunks {
@@ -170,6 +208,11 @@ func (w *Worker) intents(ctx context.Context, rows map[chunkstore.VolumeID]chunk
 	return tasks, nil
 }
 
+// doubled says that a volume survives fewer losses of drives where its shards are than it would at home.
+func doubled(v chunkstore.Volume) bool {
+	return v.Slots != v.Home && losses(v, all) < placement.Tolerates(placement.Slots(v.Home), all)
+}
+
 // count computes the exact number of under-protected chunks.
 func (w *Worker) count(ctx context.Context) error {
 	var p Progress
@@ -181,7 +224,7 @@ func (w *Worker) count(ctx context.Context) error {
 		}
 		switch {
 		case k == nil: // opened since; writes count their own intents
-		case k.up != all || v.Slots != v.Home:
+		case k.up != all || doubled(v):
 			if k.epoch != v.Epoch || k.listed != k.up || v.State == chunkstore.VolumeOpen || time.Since(k.surveyed) > surveyAgain {
 				s, err := w.survey(ctx, v)
 				if err != nil {
