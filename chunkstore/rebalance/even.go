@@ -8,6 +8,10 @@ import (
 	"github.com/holdfast/holdfast/cluster"
 )
 
+// maxLooks is how many slots of a drive are tried for another one. Where so many do not fit, the domains of the two differ
+// so that hardly any will: it bounds the time that a plan takes.
+const maxLooks = 1000
+
 // lodger is a slot of a volume that lies at a drive.
 type lodger struct {
 	volume *Volume
@@ -19,21 +23,23 @@ type evening struct {
 	*planner
 	mean    float64 // hundredths
 	lodgers map[cluster.DriveID][]lodger
-	home    map[*Volume]*homes
-	order   []*Volume // of home, as they came
+	layouts map[*Volume]*layout // of those looked at
+	changes map[*Volume]*chunkstore.DriveIDs
+	order   []*Volume // of changes, as they came
+	useless map[pair]struct{}
 }
 
-// homes is a volume's layout on its way to a change.
-type homes struct {
-	layout *layout
-	change [chunkstore.Shards]*site
-}
+// pair is a drive that has nothing which fits another one.
+type pair struct{ from, to *site }
 
 // even moves single slots from the fullest drives to those that are emptier than the mean by more than the threshold,
 // until they are not. Volumes that move for another reason are not among calm; while there are such, they fill drives, and this
 // waits.
 func (p *planner) even(calm []*Volume) {
-	e := &evening{planner: p, lodgers: make(map[cluster.DriveID][]lodger), home: make(map[*Volume]*homes)}
+	e := &evening{
+		planner: p, lodgers: make(map[cluster.DriveID][]lodger), layouts: make(map[*Volume]*layout),
+		changes: make(map[*Volume]*chunkstore.DriveIDs), useless: make(map[pair]struct{}),
+	}
 	used, size := 0.0, 0.0
 	for _, s := range p.takers {
 		if s.Size > 0 {
@@ -64,17 +70,11 @@ func (p *planner) even(calm []*Volume) {
 	}
 	moved := e.fillUp(empty)
 	for _, v := range e.order {
-		home := v.Home
-		for i, s := range e.home[v].change {
-			if s != nil {
-				home[i] = s.ID
-			}
-		}
-		// change counts what goes where once more.
+		home := e.changes[v]
 		for i := range home {
-			e.carry(v, home[i], v.Home[i])
+			e.carry(v, home[i], v.Home[i]) // change counts it once more
 		}
-		p.change(v, home, Uneven)
+		p.change(v, *home, Uneven)
 	}
 	if len(p.plan.Changes) >= p.limit && lacking > float64(moved) {
 		p.plan.Bytes += int64(lacking) - moved
@@ -107,44 +107,51 @@ func (e *evening) fetch(to *site) (bytes int64, ok bool) {
 		if from.Size <= 0 || from.fill(0) <= e.mean {
 			return 0, false
 		}
+		if _, ok := e.useless[pair{from, to}]; ok {
+			continue
+		}
 		for at, l := range e.lodgers[from.ID] {
+			if at == maxLooks {
+				break
+			}
 			if e.fits(l, from, to) {
 				e.lodgers[from.ID] = slices.Delete(e.lodgers[from.ID], at, at+1)
 				e.move(l, from, to)
 				return l.volume.Bytes, true
 			}
 		}
+		e.useless[pair{from, to}] = struct{}{}
 	}
 	return 0, false
 }
 
 // fits says that a slot may move: the domains of its volume stay even, the drive it goes to stays emptier than the one
-// it leaves was, and the plan has room for its volume.
+// it leaves was, that one does not get too empty itself, and the plan has room for its volume.
 func (e *evening) fits(l lodger, from, to *site) bool {
-	bytes := l.volume.Bytes
-	if to.fill(bytes) > from.fill(0) || !to.room(bytes) || from.fill(-bytes) < e.mean-threshold || e.refused(l.volume, l.slot, to.ID) {
+	v := l.volume
+	if e.changes[v] == nil && len(e.plan.Changes)+len(e.order) >= e.limit {
 		return false
 	}
-	h := e.home[l.volume]
-	if h == nil {
-		if len(e.plan.Changes)+len(e.order) >= e.limit {
-			return false
-		}
-		h = &homes{layout: e.layout(l.volume.Home)}
+	if to.fill(v.Bytes) > from.fill(0) || !to.room(v.Bytes) || from.fill(-v.Bytes) < e.mean-threshold || e.refused(v, l.slot, to.ID) {
+		return false
 	}
-	gain := h.layout.gain(l.slot, to)
-	return h.layout.allows(gain, e.fresh)
+	on := e.layouts[v]
+	if on == nil {
+		on = e.layout(v.Home)
+		e.layouts[v] = on
+	}
+	return on.allows(on.gain(l.slot, to), e.fresh)
 }
 
 func (e *evening) move(l lodger, from, to *site) {
-	h := e.home[l.volume]
-	if h == nil {
-		h = &homes{layout: e.layout(l.volume.Home)}
-		e.home[l.volume] = h
+	home := e.changes[l.volume]
+	if home == nil {
+		home = new(chunkstore.DriveIDs)
+		*home = l.volume.Home
+		e.changes[l.volume] = home
 		e.order = append(e.order, l.volume)
 	}
-	h.layout.remove(l.slot)
-	h.layout.put(l.slot, to)
-	h.change[l.slot] = to
+	home[l.slot] = to.ID
+	e.layouts[l.volume][l.slot] = to
 	e.carry(l.volume, from.ID, to.ID)
 }

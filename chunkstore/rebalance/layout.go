@@ -49,43 +49,33 @@ func (n *numbers) number(domain any) int {
 	return i
 }
 
-// layout is where the slots of a volume lie. A slot on a drive that is not in the list lies nowhere.
-type layout struct {
-	on     [chunkstore.Shards]*site
-	counts map[int]int // slots by number of domain
-}
+// layout is where the slots of a volume lie, nil for a slot on a drive that is not in the list.
+type layout [chunkstore.Shards]*site
 
 func (p *planner) layout(home chunkstore.DriveIDs) *layout {
-	l := &layout{counts: make(map[int]int, levels*chunkstore.Shards)}
+	l := new(layout)
 	for i, id := range home {
-		if s := p.sites[id]; s != nil {
-			l.put(i, s)
-		}
+		l[i] = p.sites[id]
 	}
 	return l
 }
 
-func (l *layout) put(slot int, s *site) {
-	l.on[slot] = s
-	for _, domain := range s.at {
-		l.counts[domain]++
-	}
-}
-
-func (l *layout) remove(slot int) {
-	if s := l.on[slot]; s != nil {
-		for _, domain := range s.at {
-			l.counts[domain]--
+// count is the number of slots in a domain of a level.
+func (l *layout) count(level, domain int) int {
+	n := 0
+	for _, s := range l {
+		if s != nil && s.at[level] == domain {
+			n++
 		}
 	}
-	l.on[slot] = nil
+	return n
 }
 
 // rank is what a drive is judged by as the place of one more slot; the least is the best.
 func (l *layout) rank(s *site) [levels]int {
 	var rank [levels]int
 	for level, domain := range s.at {
-		rank[level] = l.counts[domain]
+		rank[level] = l.count(level, domain)
 	}
 	return rank
 }
@@ -95,8 +85,8 @@ func (l *layout) rank(s *site) [levels]int {
 func (l *layout) gain(slot int, to *site) [levels]int {
 	var gain [levels]int
 	for level, domain := range to.at {
-		if from := l.on[slot].at[level]; from != domain {
-			gain[level] = 2 * (l.counts[domain] - l.counts[from] + 1)
+		if from := l[slot].at[level]; from != domain {
+			gain[level] = 2 * (l.count(level, domain) - l.count(level, from) + 1)
 		}
 	}
 	return gain
@@ -104,23 +94,19 @@ func (l *layout) gain(slot int, to *site) [levels]int {
 
 // allows says that a layout is after a move at no level less even than before, or than a fresh placement may be.
 func (l *layout) allows(gain [levels]int, fresh strength) bool {
-	squares := l.squares()
-	for level := range levels {
-		if gain[level] > 0 && squares[level]+gain[level] > fresh.squares[level] {
+	for level, more := range gain {
+		if more > 0 && l.squares(level)+more > fresh.squares[level] {
 			return false
 		}
 	}
 	return true
 }
 
-func (l *layout) squares() [levels]int {
-	var squares [levels]int
-	for _, s := range l.on {
-		if s == nil {
-			continue
-		}
-		for level, domain := range s.at {
-			squares[level] += l.counts[domain] // each of n slots in a domain adds n
+func (l *layout) squares(level int) int {
+	squares := 0
+	for _, s := range l {
+		if s != nil {
+			squares += l.count(level, s.at[level]) // each of n slots in a domain adds n
 		}
 	}
 	return squares
@@ -133,20 +119,21 @@ type strength struct {
 }
 
 func (l *layout) strength() strength {
-	st := strength{squares: l.squares()}
+	var st strength
 	var there uint16
-	for i, s := range l.on {
+	for i, s := range l {
 		if s != nil {
 			there |= 1 << i
 		}
 	}
 	for level := range levels {
 		var domain [placement.Width]int
-		for i, s := range l.on {
+		for i, s := range l {
 			if s != nil {
 				domain[i] = s.at[level]
 			}
 		}
+		st.squares[level] = l.squares(level)
 		st.losses[level] = placement.Tolerates(domain, there)
 	}
 	return st
@@ -204,10 +191,10 @@ func (l *layout) excess(fresh strength, shares [levels]int) int {
 			continue
 		}
 		over, seen := 0, make(map[int]bool)
-		for _, s := range l.on {
+		for _, s := range l {
 			if s != nil && !seen[s.at[level]] {
 				seen[s.at[level]] = true
-				over += max(0, l.counts[s.at[level]]-shares[level])
+				over += max(0, l.count(level, s.at[level])-shares[level])
 			}
 		}
 		most = max(most, over)

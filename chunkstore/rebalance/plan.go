@@ -278,7 +278,7 @@ func (p *planner) rehome(v *Volume) {
 	home, l := v.Home, p.layout(v.Home)
 	for i := range home {
 		if mask>>i&1 != 0 {
-			l.remove(i)
+			l[i] = nil
 		}
 	}
 	for i := range home {
@@ -290,7 +290,7 @@ func (p *planner) rehome(v *Volume) {
 			p.plan.Homeless++
 			return
 		}
-		l.put(i, s)
+		l[i] = s
 		home[i] = s.ID
 	}
 	p.change(v, p.strongest(v, home), Leaving)
@@ -353,8 +353,7 @@ func (p *planner) strongest(v *Volume, home chunkstore.DriveIDs) chunkstore.Driv
 		if s == nil {
 			return best
 		}
-		l.remove(slot)
-		l.put(slot, s)
+		l[slot] = s
 		home[slot] = s.ID
 		if now := l.strength(); now.deficit(p.fresh) < strongest.deficit(p.fresh) {
 			best, strongest = home, now
@@ -369,7 +368,7 @@ func (p *planner) step(v *Volume, l *layout) (slot int, to *site) {
 	weak := l.strength().weak(p.fresh)
 	var best [2 * levels]int
 	var bestFill float64
-	for i, from := range l.on {
+	for i, from := range l {
 		if from == nil {
 			continue
 		}

@@ -299,7 +299,7 @@ func TestNewDrivesAreFilledWithoutMoreMovesThanItTakes(t *testing.T) {
 	}
 	mean := 12 * 1000 * gib / int64(len(w.drives))
 	must := 12 * (mean - 50*gib) // until each new drive is within five points
-	w.settle(7)
+	w.settle(40)
 	w.wantSettled()
 	if below, _ := w.spread(); below > 5 {
 		t.Fatalf("the emptiest drive lies %.1f points below the mean", below)
