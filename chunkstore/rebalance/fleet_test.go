@@ -82,7 +82,7 @@ func (f *fleet) join() *peer {
 	}
 	log := slog.New(slog.DiscardHandler)
 	store, err := chunkstore.NewStore(chunkstore.Config{
-		Volumes: &f.topology, Drives: p.set, Memory: 64 << 20, Log: log, VolumeSize: 2 * row,
+		Volumes: &f.topology, Drives: p.set, Memory: 64 << 20, Log: log, VolumeSize: row / 2,
 		PutDeadline: 20 * time.Second, ReadDeadline: 20 * time.Second,
 	})
 	if err != nil {

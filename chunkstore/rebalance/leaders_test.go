@@ -66,7 +66,7 @@ func (c *clients) run(ctx context.Context, f *fleet, seed uint64) {
 // TestTwoLeadersAtATimeLoseNothing runs the workers of two peers, stops and starts them at random, grows the cluster,
 // drains drives, and lets others go down and come back, while clients write and delete.
 func TestTwoLeadersAtATimeLoseNothing(t *testing.T) {
-	for seed := range uint64(4) {
+	for seed := range uint64(3) {
 		f := newFleet(t, 2)
 		f.add(1, 14)
 		random := rand.New(rand.NewPCG(seed, 2))
@@ -79,9 +79,9 @@ func TestTwoLeadersAtATimeLoseNothing(t *testing.T) {
 		stops := make([]func(), len(f.peers))
 		draining := []int{1, 6, 12}
 		down := -1
-		deadline := time.Now().Add(3 * time.Second)
+		deadline := time.Now().Add(time.Minute) // of a machine that does other things too
 		step := time.NewTicker(20 * time.Millisecond)
-		for n := 0; time.Now().Before(deadline); n++ {
+		for n := 0; n < 120 || !f.tested(c) && time.Now().Before(deadline); n++ {
 			<-step.C
 			at := random.IntN(len(f.peers))
 			if stops[at] == nil {
@@ -134,12 +134,7 @@ func (f *fleet) conclude(seed uint64, c *clients, draining []int) {
 	progress := f.settle(leader)
 	f.wantEmpty(draining...)
 	f.wantNoLeftovers()
-	moved, fired := int64(0), 0
-	for _, d := range f.drives {
-		fired += d.Fired(memory.Any)
-	}
 	for _, p := range f.peers {
-		moved += p.repair.Progress().Moved
 		for _, b := range c.bodies {
 			f.want(p, b)
 		}
@@ -151,10 +146,24 @@ func (f *fleet) conclude(seed uint64, c *clients, draining []int) {
 			}
 		}
 	}
-	if fired == 0 || moved == 0 || c.writes < 20 || len(c.bodies) == 0 {
-		f.t.Fatalf("seed %d: only %d calls met a drive that was down, %d slots moved, %d bodies were written and %d stayed: nothing was put to the test", seed, fired, moved, c.writes, len(c.bodies))
+	if !f.tested(c) || len(c.bodies) == 0 {
+		f.t.Fatalf("seed %d: %d writes, of which %d bodies stay: nothing was put to the test", seed, c.writes, len(c.bodies))
 	}
-	f.t.Logf("seed %d: %d writes, %d bodies stay, %d slots moved, %+v", seed, c.writes, len(c.bodies), moved, progress)
+	f.t.Logf("seed %d: %d writes, %d bodies stay, %+v", seed, c.writes, len(c.bodies), progress)
+}
+
+// tested says that there was load, that slots moved, and that calls met a drive which was down.
+func (f *fleet) tested(c *clients) bool {
+	moved, fired := int64(0), 0
+	for _, d := range f.drives {
+		fired += d.Fired(memory.Any)
+	}
+	for _, p := range f.peers {
+		moved += p.repair.Progress().Moved
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return moved > 0 && fired > 0 && c.writes > 40
 }
 
 // wantNoLeftovers fails when a drive holds a shard of a sealed volume that the row does not name it for.

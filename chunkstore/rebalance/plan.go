@@ -2,7 +2,6 @@ package rebalance
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -94,7 +93,7 @@ type Cluster struct {
 
 // Plan is what there is to do.
 type Plan struct {
-	// Changes are the first volumes to give another home, most urgent first, at most as many as asked for.
+	// Changes are the first volumes to give another home, most urgent first.
 	Changes []Change
 	// Volumes and Bytes are what is to be moved in all, those included that are on their way already. What Changes does
 	// not cover yet is an estimate.
@@ -107,14 +106,15 @@ type Plan struct {
 	Homeless int
 }
 
-// Make plans for at most limit volumes. A plan is empty when every home is on a drive that does not leave, every volume
+// Make plans for so many volumes that at most away are on their way at a time. A plan is empty when every home is on a drive that does not leave, every volume
 // survives what a new one would, and no drive is emptier than the mean by more than the threshold; carried out, it leads
 // there, and to no further plan.
-func Make(c Cluster, limit int) Plan {
-	p := newPlanner(c, limit)
+func Make(c Cluster, away int) Plan {
+	p := newPlanner(c)
 	for i := range c.Volumes {
 		p.underway(&c.Volumes[i])
 	}
+	p.limit = away - p.plan.Underway
 	reasons := make([]Reason, len(c.Volumes))
 	for i := range c.Volumes {
 		if v := &c.Volumes[i]; v.State == chunkstore.VolumeSealed {
@@ -142,26 +142,9 @@ func Make(c Cluster, limit int) Plan {
 	return p.plan
 }
 
-// site is a drive, the numbers of its domains, and the bytes that it will hold when all moves were made.
-type site struct {
-	Drive
-	at   domains
-	used int64
-}
-
-// fill is how full the drive is with so many more bytes, in hundredths.
-func (s *site) fill(more int64) float64 {
-	if s.Size <= 0 {
-		return 0
-	}
-	return 100 * float64(s.used+more) / float64(s.Size)
-}
-
-func (s *site) room(more int64) bool { return s.fill(more) <= full }
-
 type planner struct {
 	cluster Cluster
-	limit   int
+	limit   int // of changes
 	plan    Plan
 
 	sites  map[cluster.DriveID]*site
@@ -172,8 +155,8 @@ type planner struct {
 	shares [levels]int // the most slots that each domain of takers has to hold when all hold about the same
 }
 
-func newPlanner(c Cluster, limit int) *planner {
-	p := &planner{cluster: c, limit: limit, sites: make(map[cluster.DriveID]*site)}
+func newPlanner(c Cluster) *planner {
+	p := &planner{cluster: c, sites: make(map[cluster.DriveID]*site)}
 	number := newNumbers()
 	var takers []placement.Drive
 	for _, d := range c.Drives {
@@ -207,24 +190,32 @@ func newPlanner(c Cluster, limit int) *planner {
 
 // underway counts a volume that moves, and what it will take and give.
 func (p *planner) underway(v *Volume) {
-	if v.Slots == v.Home {
-		return
-	}
-	moves, moving := int64(0), true
+	moves := int64(0)
 	for i := range v.Slots {
-		if v.Slots[i] == v.Home[i] {
-			continue
+		if v.Slots[i] != v.Home[i] {
+			moves++
+			p.carry(v, v.Slots[i], v.Home[i])
 		}
-		moves++
-		home := p.sites[v.Home[i]]
-		moving = moving && home != nil && home.State == Takes
-		p.carry(v, v.Slots[i], v.Home[i])
 	}
-	if moving {
+	if p.moves(v) {
 		p.plan.Underway++
 		p.plan.Volumes++
 		p.plan.Bytes += moves * v.Bytes
 	}
+}
+
+// moves says that a volume is on its way to homes that all take it. One that waits for a drive to return is not, nor is
+// one that needs another home first: it must not keep its own rescue waiting.
+func (p *planner) moves(v *Volume) bool {
+	for i, id := range v.Home {
+		if id == v.Slots[i] {
+			continue
+		}
+		if home := p.sites[id]; home == nil || home.State != Takes || p.refused(v, i, id) {
+			return false
+		}
+	}
+	return v.Slots != v.Home
 }
 
 // carry notes that a slot goes from one drive to another.
@@ -296,39 +287,6 @@ func (p *planner) rehome(v *Volume) {
 	p.change(v, p.strongest(v, home), Leaving)
 }
 
-// target returns the drive for a slot that has none: by the rules of package placement, of equals the one where the slot
-// lies now, else the emptiest. Nil: none has room.
-func (p *planner) target(v *Volume, l *layout, slot int) *site {
-	var best *site
-	var bestRank [levels]int
-	for _, s := range p.takers {
-		stays := s.ID == v.Slots[slot]
-		if !stays && !s.room(v.Bytes) || p.refused(v, slot, s.ID) {
-			continue
-		}
-		rank := l.rank(s)
-		order := -1
-		if best != nil {
-			order = cmp.Or(slices.Compare(rank[:], bestRank[:]), before(stays, best.ID == v.Slots[slot]), cmp.Compare(s.fill(0), best.fill(0)))
-		}
-		if order < 0 {
-			best, bestRank = s, rank
-		}
-	}
-	return best
-}
-
-// before orders true before false.
-func before(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return -1
-	}
-	return 1
-}
-
 // strengthen moves the worst slots of a fragile volume until it survives what a new one would.
 func (p *planner) strengthen(v *Volume) {
 	if len(p.plan.Changes) >= p.limit {
@@ -362,38 +320,9 @@ func (p *planner) strongest(v *Volume, home chunkstore.DriveIDs) chunkstore.Driv
 	return best
 }
 
-// step returns the single move that evens the volume out most where it is weak, without making it less even elsewhere
-// than a fresh placement is. A move from a fuller drive to an emptier one is preferred among equals.
-func (p *planner) step(v *Volume, l *layout) (slot int, to *site) {
-	weak := l.strength().weak(p.fresh)
-	var best [2 * levels]int
-	var bestFill float64
-	for i, from := range l {
-		if from == nil {
-			continue
-		}
-		for _, s := range p.takers {
-			if s == from || s.ID != v.Slots[i] && !s.room(v.Bytes) || p.refused(v, i, s.ID) {
-				continue
-			}
-			gain := l.gain(i, s)
-			if !l.allows(gain, p.fresh) {
-				continue
-			}
-			rank := weakFirst(gain, weak)
-			if order := slices.Compare(rank[:], best[:]); order > 0 || order == 0 && (to == nil || s.fill(0)-from.fill(0) >= bestFill) {
-				continue
-			}
-			best, bestFill, slot, to = rank, s.fill(0)-from.fill(0), i, s
-		}
-	}
-	return slot, to
-}
-
 // change adds a change of home to the plan.
 func (p *planner) change(v *Volume, home chunkstore.DriveIDs, reason Reason) {
 	c := Change{Row: v.Volume, Reason: reason}
-	wasUnderway := v.Slots != v.Home
 	for i := range home {
 		if home[i] == v.Home[i] {
 			continue
@@ -407,7 +336,7 @@ func (p *planner) change(v *Volume, home chunkstore.DriveIDs, reason Reason) {
 	c.Row.Home = home
 	p.plan.Changes = append(p.plan.Changes, c)
 	p.plan.Bytes += c.Bytes
-	if !wasUnderway {
+	if !p.moves(v) { // else it was counted
 		p.plan.Volumes++
 	}
 }

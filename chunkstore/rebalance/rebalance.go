@@ -158,10 +158,7 @@ func (w *Worker) RunOnce(ctx context.Context) (Progress, error) {
 	}
 	w.arrived(volumes)
 	c := Cluster{Drives: drives, Volumes: volumes, Refused: w.refused}
-	plan := Make(c, 0)
-	if room := w.config.Away - plan.Underway; room > 0 && (plan.Volumes > plan.Underway || plan.Homeless > 0) {
-		plan = Make(c, room)
-	}
+	plan := Make(c, w.config.Away)
 	if err := w.carryOut(ctx, plan.Changes); err != nil {
 		return w.Progress(), err
 	}
