@@ -138,6 +138,8 @@ func TestSmallShardsAreSyncedTogether(t *testing.T) {
 	d.drain(t, 4)
 	if n := syncs.Fired(); n == 0 || n > shards/2 {
 		t.Fatalf("%d syncs for %d shards", n, shards)
+	} else {
+		t.Logf("%d syncs for %d shards", n, shards)
 	}
 	if n := d.drives[4].Status().Shards; n != 0 {
 		t.Fatalf("%d shards stay", n)

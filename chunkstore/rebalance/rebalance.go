@@ -120,8 +120,11 @@ func (w *Worker) Progress() Progress {
 	return w.progress
 }
 
-// Run makes passes until ctx ends. It may be called again later.
+// Run makes passes until ctx ends. It may be called again later; what others moved meanwhile it does not count.
 func (w *Worker) Run(ctx context.Context) error {
+	w.run.Lock()
+	clear(w.pending)
+	w.run.Unlock()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -300,6 +303,7 @@ func (w *Worker) carryOut(ctx context.Context, changes []Change) error {
 			return err
 		}
 		changed = true
+		delete(w.pending, c.Row.ID) // of a move that was called off
 		if c.Bytes > 0 {
 			w.pending[c.Row.ID] = c.Bytes
 		}

@@ -32,18 +32,21 @@ func (w *Worker) canGoHome(v chunkstore.Volume) uint16 {
 
 // goHome copies the shards of the slots in mask to their home drives, changes the row, and deletes the copies that it
 // does not name any more. The volume is sealed.
-func (w *Worker) goHome(ctx context.Context, v chunkstore.Volume, mask uint16, held []holding) error {
+func (w *Worker) goHome(ctx context.Context, v chunkstore.Volume, mask uint16, s survey) error {
 	target := v
 	for i := range chunkstore.Shards {
 		if mask>>i&1 == 0 {
 			continue
 		}
-		ok, err := w.copySlot(ctx, v, i, held)
+		ok, err := w.copySlot(ctx, v, i, s)
 		if err != nil {
 			return err
 		}
 		if ok {
 			target.Slots[i] = v.Home[i]
+		}
+		if w.called() && !doubled(v) {
+			break // the others go in a pass to come
 		}
 	}
 	if target.Slots == v.Slots {
@@ -63,7 +66,7 @@ func (w *Worker) goHome(ctx context.Context, v chunkstore.Volume, mask uint16, h
 		w.mu.Lock()
 		w.progress.Moved++
 		w.mu.Unlock()
-		if err := w.tidy(ctx, v, moved, i, held); err != nil {
+		if err := w.tidy(ctx, v, moved, i, s.held); err != nil {
 			return err
 		}
 	}
@@ -72,22 +75,22 @@ func (w *Worker) goHome(ctx context.Context, v chunkstore.Volume, mask uint16, h
 
 // copySlot restores every chunk of a slot on its home drive. ok says that the slot may move: nothing that its old
 // drive holds, or may hold, would be left behind.
-func (w *Worker) copySlot(ctx context.Context, v chunkstore.Volume, slot int, held []holding) (ok bool, err error) {
+func (w *Worker) copySlot(ctx context.Context, v chunkstore.Volume, slot int, s survey) (ok bool, err error) {
 	old := v.Slots[slot]
 	// What a drive that answers, or that does not return, does not hold, the move cannot take away.
 	known := w.seen[old] != nil || w.config.Removed != nil && w.config.Removed(old)
 	ok = true
 	var refused []chunkstore.ChunkID
-	jobs := make([]job, 0, len(held))
-	for _, h := range held {
+	jobs := make([]job, 0, len(s.held))
+	for _, h := range s.held {
 		has := h.slots>>slot&1 != 0
 		jobs = append(jobs, job{h.chunk, slot, v, v.Home[slot], losses(v, h.slots), func(err error) {
 			switch {
 			case err == nil:
 			case errors.Is(err, chunkstore.ErrDeleted):
 				refused = append(refused, h.chunk.ID)
-			case errors.Is(err, chunkstore.ErrLost) && known && !has:
-				// It cannot be rebuilt.
+			case errors.Is(err, chunkstore.ErrLost) && !has && (known || s.remains(h)):
+				// It cannot be rebuilt, not even with what the old drive may hold.
 			default:
 				ok = false
 			}

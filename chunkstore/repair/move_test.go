@@ -242,3 +242,36 @@ func TestARefusalLastsOnlyWhileTheChunkLives(t *testing.T) {
 	}
 	wantWhole(k, chunks[0], chunks[2])
 }
+
+// TestMovesGiveWayToNews kicks the worker when the first slot of a volume was copied: that one moves, the others wait
+// for the pass after the kick.
+func TestMovesGiveWayToNews(t *testing.T) {
+	k := storetest.New(t, 16, nil)
+	chunks := writes(k, 20)
+	worker := newWorker(k)
+	pass(k, worker)
+	volume := chunks[0].Volume
+	target := k.Drive(rehome(k, 3)[volume])
+	rehome(k, 7)
+	release := target.Hang(memory.OpPut)
+	kicked := make(chan struct{})
+	go func() {
+		defer close(kicked)
+		k.Eventually("the first slot is being copied", func() bool { return target.Fired(memory.OpPut) > 0 })
+		worker.Kick()
+		release()
+	}()
+	p := pass(k, worker)
+	<-kicked
+	if p.UnderProtected != 0 || p.Failed != 0 {
+		t.Fatalf("%+v", p)
+	}
+	v, err := k.Volumes.Volume(t.Context(), volume)
+	if err != nil || v.Slots[3] != v.Home[3] || v.Slots[7] == v.Home[7] {
+		t.Fatalf("%+v, %v: want slot 3 at home, and slot 7 not yet", v, err)
+	}
+	if p = pass(k, worker); p.Away != 0 || p.UnderProtected != 0 {
+		t.Fatalf("%+v", p)
+	}
+	wantWhole(k, chunks...)
+}

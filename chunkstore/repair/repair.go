@@ -22,6 +22,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast/holdfast/chunkstore"
@@ -78,6 +79,8 @@ type Progress struct {
 type Worker struct {
 	config Config
 	kick   chan struct{} // holds one wake-up
+
+	changed atomic.Pointer[<-chan struct{}] // where Run hears of drives that come and go; nil outside of it
 
 	run sync.Mutex // one pass at a time; held over I/O by design
 
@@ -176,6 +179,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.run.Unlock()
 	changed, cancel := w.config.Drives.Subscribe()
 	defer cancel()
+	w.changed.Store(&changed)
+	defer w.changed.Store(nil)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -198,6 +203,10 @@ func (w *Worker) Run(ctx context.Context) error {
 func (w *Worker) RunOnce(ctx context.Context) (Progress, error) {
 	w.run.Lock()
 	defer w.run.Unlock()
+	select {
+	case <-w.kick: // it is heard now
+	default:
+	}
 	w.failed, w.failure = 0, nil
 	w.pass++
 	rows, err := w.observe(ctx)
@@ -211,10 +220,8 @@ func (w *Worker) RunOnce(ctx context.Context) (Progress, error) {
 	if err := w.settle(ctx, intents); err != nil {
 		return w.Progress(), err
 	}
-	for _, id := range order(rows) {
-		if err := w.tend(ctx, rows[id]); err != nil {
-			return w.Progress(), err
-		}
+	if err := w.tendAll(ctx, rows); err != nil {
+		return w.Progress(), err
 	}
 	if err := w.clear(ctx, rows); err != nil {
 		return w.Progress(), err

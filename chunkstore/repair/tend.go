@@ -78,11 +78,40 @@ func (w *Worker) gone(ctx context.Context, c chunkstore.Chunk, up uint16) (bool,
 	return result.Missing == all, nil
 }
 
-// tend brings a volume in order: shards missing on drives that are up, then shards that can go home.
-func (w *Worker) tend(ctx context.Context, v chunkstore.Volume) error {
+// tendAll brings the volumes in order: first those that lack shards or are doubled up, then those that merely move to
+// another home. The moves give way when there is news: they go on in the pass after it.
+func (w *Worker) tendAll(ctx context.Context, rows map[chunkstore.VolumeID]chunkstore.Volume) error {
+	for _, moves := range []bool{false, true} {
+		for _, id := range order(rows) {
+			if moves && w.called() {
+				return nil
+			}
+			if err := w.tend(ctx, rows[id], moves); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// called says that Run was kicked, or that drives came or went.
+func (w *Worker) called() bool {
+	changed := w.changed.Load()
+	return len(w.kick) > 0 || changed != nil && len(*changed) > 0
+}
+
+// tend brings a volume in order: shards missing on drives that are up, then shards that can go home. moves says which
+// volumes go home now: those that are doubled up, or those that are not.
+func (w *Worker) tend(ctx context.Context, v chunkstore.Volume, moves bool) error {
 	k := w.volumes[v.ID]
-	home := w.canGoHome(v)
-	if !k.dirty && home == 0 {
+	goes := func() (slots uint16) {
+		if doubled(v) != moves {
+			slots = w.canGoHome(v)
+		}
+		return slots
+	}
+	home := goes()
+	if home == 0 && (moves || !k.dirty) {
 		return nil
 	}
 	if home != 0 {
@@ -93,7 +122,8 @@ func (w *Worker) tend(ctx context.Context, v chunkstore.Volume) error {
 		if err != nil {
 			return err
 		}
-		v, home = sealed, w.canGoHome(sealed)
+		v = sealed
+		home = goes()
 	}
 	s, err := w.survey(ctx, v)
 	if err != nil {
@@ -108,7 +138,7 @@ func (w *Worker) tend(ctx context.Context, v chunkstore.Volume) error {
 		k.dirty = false
 	}
 	if home != 0 {
-		return w.goHome(ctx, v, home, s.held)
+		return w.goHome(ctx, v, home, s)
 	}
 	return nil
 }
