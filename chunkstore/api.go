@@ -84,6 +84,10 @@ type Stats struct {
 	Short        int64 // chunks acknowledged with shards missing
 	Intents      int64 // intents recorded for damage found by reads
 	Refused      int64 // requests that ended with ErrSlowDown
+	Hedges       int64 // reads that asked other drives because some were late
+	HedgesWon    int64 // those that rebuilt a shard before its drive answered
+	HedgeReads   int64 // shards that they asked for
+	Avoided      int64 // shards rebuilt because their drive is known to be slow
 }
 
 // Domains are the failure domains that a drive lies in, beside its device. Racks of one name in two zones are two.

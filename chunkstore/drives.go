@@ -113,13 +113,20 @@ func (d *Drives) member(id cluster.DriveID) *member {
 	return d.members[id]
 }
 
-func (d *Drives) all() []*member {
+// list returns the members in no order.
+func (d *Drives) list() []*member {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	members := make([]*member, 0, len(d.members))
 	for _, m := range d.members {
 		members = append(members, m)
 	}
-	d.mu.Unlock()
+	return members
+}
+
+// all returns the members in order of id.
+func (d *Drives) all() []*member {
+	members := d.list()
 	sort.Slice(members, func(i, j int) bool {
 		a, b := members[i].drive.ID(), members[j].drive.ID()
 		return string(a[:]) < string(b[:])

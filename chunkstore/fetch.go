@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
-	"sync/atomic"
-	"time"
 
 	"github.com/holdfast/holdfast/chunkstore/erasure"
 )
@@ -22,8 +20,10 @@ type fetch struct {
 
 	have  [Shards]piece // verified bytes in the window
 	fault [Shards]error // why a shard cannot be read
-	// around are the shards not asked yet because their drive is suspect.
+	// around are the shards not asked yet because their drive is suspect or slow.
 	around uint16
+	// slow are the shards on drives that are much slower than the others.
+	slow uint16
 }
 
 var errAround = errors.New("gone around")
@@ -67,7 +67,8 @@ func (f *fetch) run(ctx context.Context) error {
 			want = append(want, i)
 		}
 	}
-	if err := f.read(ctx, want, piece{}, f.store.config.ReadDeadline, false); err != nil {
+	want, columns := f.avoidSlow(want)
+	if err := f.read(ctx, want, columns, f.store.config.ReadDeadline, false); err != nil {
 		return err
 	}
 	lost := f.lost()
@@ -135,15 +136,21 @@ func (f *fetch) sources(lost uint16, columns piece) uint16 {
 	return mask
 }
 
-// candidates returns up to n shards that were not found wanting, data shards first: some of them were needed anyway.
+// candidates returns up to n shards that were not found wanting, those on slow drives last, data shards first: some of
+// them were needed anyway.
 func (f *fetch) candidates(lost uint16, columns piece, n int) []int {
-	var ask []int
+	var ask, slow []int
 	for i := range Shards {
-		if len(ask) < n && lost>>i&1 == 0 && f.fault[i] == nil && !f.have[i].holds(columns) {
+		switch {
+		case lost>>i&1 != 0 || f.fault[i] != nil || f.have[i].holds(columns):
+		case f.slow>>i&1 != 0:
+			slow = append(slow, i)
+		default:
 			ask = append(ask, i)
 		}
 	}
-	return ask
+	ask = append(ask, slow...)
+	return ask[:min(n, len(ask))]
 }
 
 // suspects returns the shards that were gone around, the last resort.
@@ -170,144 +177,6 @@ func (f *fetch) tooFew() error {
 	}
 	return fmt.Errorf("%d of %d shards of volume %d are readable, %d needed (%v): %w",
 		readable, Shards, f.chunk.Volume, dataCells, first, ErrLost)
-}
-
-// shardRead is one call of Drive.Read. state decides whether its answer or its deadline came first.
-type shardRead struct {
-	shard  int
-	span   piece
-	memory [][]byte // where the span goes; fixed before the call, for an abandoned one must not see newer memory
-	member *member
-	state  atomic.Int32
-	err    error
-}
-
-const (
-	readRunning int32 = iota
-	readDone
-	readHung // its deadline came first
-	readLeft // the whole fetch ended first
-)
-
-// read asks for the shards at once: for what each is needed for, and for columns. What came is in f.have and what did
-// not is in f.fault afterwards; an error is the end of ctx or of the Store. Unless last is set, drives that are
-// suspect are not asked, and remembered in f.around.
-func (f *fetch) read(ctx context.Context, shards []int, columns piece, wait time.Duration, last bool) error {
-	reading, stop := context.WithCancel(ctx)
-	defer stop()
-	reads := make([]*shardRead, 0, len(shards))
-	answers := make(chan *shardRead, len(shards))
-	now := f.store.config.Now()
-	for _, i := range shards {
-		m := f.store.config.Drives.member(f.volume.Slots[i])
-		f.around &^= 1 << i
-		switch {
-		case m == nil:
-			f.fault[i] = fmt.Errorf("drive %v is missing: %w", f.volume.Slots[i], ErrDriveDown)
-			continue
-		case !last && !m.readable(now):
-			f.fault[i] = errAround
-			f.around |= 1 << i
-			continue
-		}
-		r := &shardRead{shard: i, member: m, span: f.have[i].hull(columns)}
-		if i < dataCells {
-			r.span = r.span.hull(f.geo.need(i))
-		}
-		f.have[i], f.fault[i] = piece{}, nil
-		r.memory = f.memory(r)
-		f.window.retain()
-		if !f.store.spawn(func() { f.readShard(reading, r, answers) }) {
-			f.window.release()
-			return ErrClosed
-		}
-		reads = append(reads, r)
-	}
-	return f.collect(ctx, reads, answers, wait, last)
-}
-
-// readShard runs in a goroutine of its own and touches nothing of f that changes.
-func (f *fetch) readShard(ctx context.Context, r *shardRead, answers chan<- *shardRead) {
-	w, s := f.window, f.store
-	defer w.release()
-	off := f.geo.base() + r.span.lo
-	for _, dst := range r.memory {
-		if r.err = r.member.drive.Read(ctx, f.chunk, uint8(r.shard), off, dst); r.err != nil {
-			break
-		}
-		off += int64(len(dst))
-	}
-	s.stats.shardBytes.Add(r.span.size())
-	if r.state.CompareAndSwap(readRunning, readDone) {
-		answers <- r
-	} else if r.state.Load() == readHung {
-		r.member.returnRead()
-	}
-}
-
-// memory returns where a shard's bytes go.
-func (f *fetch) memory(r *shardRead) [][]byte {
-	var pieces [][]byte
-	for off := r.span.lo; off < r.span.hi; {
-		p := f.window.slice(r.shard, off, r.span.hi-off)
-		pieces = append(pieces, p)
-		off += int64(len(p))
-	}
-	return pieces
-}
-
-// collect waits for answers. Reads that have none after wait are abandoned: their drives are gone around from now on.
-func (f *fetch) collect(ctx context.Context, reads []*shardRead, answers <-chan *shardRead, wait time.Duration, last bool) error {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	var ended error
-	for left := len(reads); left > 0; {
-		select {
-		case r := <-answers:
-			f.take(r)
-			left--
-			continue
-		case <-timer.C:
-		case <-ctx.Done():
-			ended = ctx.Err()
-		}
-		break
-	}
-	if ended != nil {
-		for _, r := range reads {
-			r.state.CompareAndSwap(readRunning, readLeft)
-		}
-		return ended
-	}
-	for _, r := range reads {
-		for f.have[r.shard] != r.span && f.fault[r.shard] == nil {
-			if r.state.CompareAndSwap(readRunning, readHung) {
-				f.hung(r, wait)
-				if !last { // when the others are too few it is asked once more, and waited for longer
-					f.around |= 1 << r.shard
-				}
-			} else {
-				f.take(<-answers) // of r or of another one: each that is done answers once
-			}
-		}
-	}
-	return nil
-}
-
-// hung goes on without a read: its drive is gone around from now on, and keeps the memory that it may still write to.
-func (f *fetch) hung(r *shardRead, wait time.Duration) {
-	f.store.stats.around.Add(1)
-	r.member.hangRead(f.store.config.Now())
-	f.window.abandon(r.shard)
-	f.fault[r.shard] = fmt.Errorf("drive %v: no answer for %v: %w", f.volume.Slots[r.shard], wait, ErrDriveDown)
-}
-
-func (f *fetch) take(r *shardRead) {
-	if r.err != nil {
-		f.fault[r.shard] = fmt.Errorf("drive %v: %w", f.volume.Slots[r.shard], r.err)
-		return
-	}
-	f.have[r.shard] = r.span
 }
 
 // reconstruct computes the lost shards over the columns and proves them where their leaves are known.

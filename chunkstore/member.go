@@ -3,6 +3,7 @@ package chunkstore
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,7 +21,9 @@ const (
 
 // member is a registered drive and what was seen of it. It starts anew when the drive is added again.
 type member struct {
-	drive Drive
+	drive  Drive
+	paces  [paceClasses]paceDigest
+	probes atomic.Int64
 
 	mu        sync.Mutex
 	hungPuts  int       // puts that their writes went on without and that have not returned
@@ -39,6 +42,9 @@ type member struct {
 func newMember(drive Drive) *member {
 	return &member{drive: drive, room: make(chan struct{})}
 }
+
+// probe says whether a drive that is slow is asked all the same, this time.
+func (m *member) probe() bool { return m.probes.Add(1)%probeEvery == 0 }
 
 // writable says whether new chunks may have shards here.
 func (m *member) writable(now time.Time) bool {

@@ -23,6 +23,8 @@ const (
 	// DefaultReadDeadline is how long a read waits for a drive: several seeks of a loaded disk, and still a pause
 	// that nobody takes for a hang.
 	DefaultReadDeadline = 500 * time.Millisecond
+	// DefaultHedge is longer than what the scheduling of a busy machine takes, and a fraction of one seek of a disk.
+	DefaultHedge = 2 * time.Millisecond
 	// MinMemory is the least memory that a Store runs with: 32 rows, enough for a write, a read and a repair at once.
 	MinMemory = 32 * rowSize
 
@@ -50,6 +52,10 @@ type Config struct {
 	PutDeadline time.Duration
 	// ReadDeadline is how long a read waits for a drive before it goes around it. Zero means DefaultReadDeadline.
 	ReadDeadline time.Duration
+	// Hedge is the least time after which a read that waits for a drive asks others as well; it waits longer where
+	// drives usually take longer, up to half of ReadDeadline. Zero means DefaultHedge; negative: reads ask no others
+	// before ReadDeadline, and do not go around slow drives.
+	Hedge time.Duration
 	// VolumeSize is the size in bytes of a chunk file at which its volume is sealed. Zero means DefaultVolumeSize.
 	VolumeSize int64
 	// Silent tells for how long a drive has not answered somebody else, zero when it does. Nil: nobody else asks.
@@ -60,7 +66,7 @@ type Config struct {
 
 // Store keeps chunks on the drives of a registry. All methods may be called concurrently.
 //
-// Lock order: volumeSet.mu, Drives.mu, member.mu, budget.mu; no I/O under any of them.
+// Lock order: volumeSet.mu, Drives.mu, member.mu, budget.mu, paceDigest.mu, allowance.mu; no I/O under any of them.
 type Store struct {
 	config  Config
 	codec   *erasure.Codec
@@ -70,7 +76,10 @@ type Store struct {
 	ids     chunkIDs
 	latency latency
 	stats   counters
-	damage  *damageLog
+	paces   paces
+	// allowance is what hedging may still take.
+	allowance *allowance
+	damage    *damageLog
 
 	// life ends when Close is called; calls on drives live by it and not by the request that caused them, so that a
 	// client that goes away leaves no drive in the middle of something.
@@ -101,6 +110,9 @@ func NewStore(config Config) (*Store, error) {
 	if config.ReadDeadline == 0 {
 		config.ReadDeadline = DefaultReadDeadline
 	}
+	if config.Hedge == 0 {
+		config.Hedge = DefaultHedge
+	}
 	if config.VolumeSize == 0 {
 		config.VolumeSize = DefaultVolumeSize
 	}
@@ -121,7 +133,7 @@ func NewStore(config Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{config: config, codec: codec, budget: budget, hasher: newHasher()}
+	s := &Store{config: config, codec: codec, budget: budget, hasher: newHasher(), allowance: newAllowance()}
 	s.life, s.cancel = context.WithCancel(context.Background())
 	s.volumes = newVolumeSet(s)
 	s.damage = newDamageLog(s)
