@@ -113,20 +113,38 @@ func (d *Drives) member(id cluster.DriveID) *member {
 	return d.members[id]
 }
 
-// list returns the members in no order.
-func (d *Drives) list() []*member {
+// slots finds the members of a volume's slots, nil where one is missing.
+func (d *Drives) slots(ids *DriveIDs, members *[Shards]*member) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	members := make([]*member, 0, len(d.members))
-	for _, m := range d.members {
-		members = append(members, m)
+	for i, id := range ids {
+		members[i] = d.members[id]
 	}
-	return members
+}
+
+// sample sets some of the members, other ones each time where there are more, and returns how many.
+func (d *Drives) sample(members []*member) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := 0
+	for _, m := range d.members {
+		if n == len(members) {
+			break
+		}
+		members[n] = m
+		n++
+	}
+	return n
 }
 
 // all returns the members in order of id.
 func (d *Drives) all() []*member {
-	members := d.list()
+	d.mu.Lock()
+	members := make([]*member, 0, len(d.members))
+	for _, m := range d.members {
+		members = append(members, m)
+	}
+	d.mu.Unlock()
 	sort.Slice(members, func(i, j int) bool {
 		a, b := members[i].drive.ID(), members[j].drive.ID()
 		return string(a[:]) < string(b[:])

@@ -17,6 +17,8 @@ type fetch struct {
 	volume Volume
 	geo    geometry
 	window *window
+	// members are the drives of the slots, nil where one is missing.
+	members [Shards]*member
 
 	have  [Shards]piece // verified bytes in the window
 	fault [Shards]error // why a shard cannot be read
@@ -61,7 +63,9 @@ func (f *fetch) moved(ctx context.Context) bool {
 }
 
 func (f *fetch) run(ctx context.Context) error {
-	var want []int
+	f.store.config.Drives.slots(&f.volume.Slots, &f.members)
+	var memory [Shards]int
+	want := memory[:0]
 	for i := range dataCells {
 		if !f.geo.need(i).empty() && f.fault[i] == nil {
 			want = append(want, i)
@@ -217,7 +221,7 @@ func (f *fetch) prove(ctx context.Context, shard int, columns piece) error {
 	if !errors.Is(f.fault[shard], ErrDamaged) {
 		return nil
 	}
-	m := f.store.config.Drives.member(f.volume.Slots[shard])
+	m := f.members[shard]
 	if m == nil {
 		return nil
 	}

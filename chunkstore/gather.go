@@ -3,24 +3,24 @@ package chunkstore
 import (
 	"context"
 	"fmt"
-	"math/bits"
 	"sync/atomic"
 	"time"
 )
 
 // gather is one round of reads that a fetch waits for together. A read that is late may be left behind: when the others
 // are enough to rebuild its shard, nobody waits for it, and it ends by itself or with its deadline.
+//
+// A round in which no drive is late costs one timer, one context and a goroutine a shard.
 type gather struct {
 	f       *fetch
 	ctx     context.Context    // of the reads
 	stop    context.CancelFunc // ends it
-	unhook  func() bool        // it does not end with the request any more
 	wait    time.Duration      // for an answer
 	begun   time.Time
-	reads   []*shardRead
-	answers chan *shardRead // has room for all of them
+	memory  [Shards]shardRead // a shard is asked for once in a round
+	reads   int               // how many of memory are used
+	answers chan *shardRead   // has room for all of them
 	pending int
-	class   int
 	hedged  bool
 	// open counts the reads that did not return, and the gathering itself. The last one calls stop.
 	open atomic.Int32
@@ -30,9 +30,11 @@ type gather struct {
 type shardRead struct {
 	shard  int
 	span   piece
-	off    int64    // of the span in the payload
-	memory [][]byte // where the span goes; fixed before the call, for an abandoned one must not see newer memory
+	off    int64     // of the span in the payload
+	memory [2][]byte // where the span goes; fixed before the call, for an abandoned one must not see newer memory
 	member *member
+	late   time.Duration // from its beginning on; zero: never
+	begun  atomic.Int64  // when its goroutine began, in time.Duration of the gathering; zero before
 	state  atomic.Int32
 	err    error
 	limit  *time.Timer // of a read that was left behind; set before its state is
@@ -50,10 +52,10 @@ const (
 // ctx or of the Store. Unless last is set, drives that are suspect are not asked, and remembered in f.around, and late
 // drives are gone around.
 func (f *fetch) read(ctx context.Context, shards []int, columns piece, wait time.Duration, last bool) error {
-	g := &gather{f: f, wait: wait, begun: time.Now(), answers: make(chan *shardRead, 2*Shards)}
-	// A read that is left behind goes on when the request has ended, so that it is known how slow its drive is.
+	g := &gather{f: f, wait: wait, begun: time.Now(), answers: make(chan *shardRead, Shards)}
+	// Not of ctx: a read that is left behind goes on when the request has ended, so that it is known how slow its drive
+	// is. collect sees to it that the others end with ctx.
 	g.ctx, g.stop = context.WithCancel(f.store.life)
-	g.unhook = context.AfterFunc(ctx, g.stop)
 	g.open.Store(1)
 	defer g.drop()
 	for _, i := range shards {
@@ -62,19 +64,26 @@ func (f *fetch) read(ctx context.Context, shards []int, columns piece, wait time
 			return err
 		}
 	}
-	var bytes, longest int64
-	for _, r := range g.reads {
-		bytes, longest = bytes+r.span.size(), max(longest, r.span.size())
+	if !last {
+		g.earn()
 	}
-	f.store.allowance.earn(int64(len(g.reads)), bytes)
-	g.class = paceClass(longest)
 	behind, err := g.collect(ctx, last)
 	if !behind || err != nil {
 		g.stop()
 	}
-	g.unhook()
 	return err
 }
+
+// earn counts what was asked for because it is needed.
+func (g *gather) earn() {
+	var bytes int64
+	for i := range g.begunReads() {
+		bytes += g.memory[i].span.size()
+	}
+	g.f.store.allowance.earn(int64(g.reads), bytes)
+}
+
+func (g *gather) begunReads() []shardRead { return g.memory[:g.reads] }
 
 // drop ends one use of the reads' context.
 func (g *gather) drop() {
@@ -86,7 +95,7 @@ func (g *gather) drop() {
 // ask begins one read.
 func (g *gather) ask(i int, columns piece, last bool) error {
 	f := g.f
-	m := f.store.config.Drives.member(f.volume.Slots[i])
+	m := f.members[i]
 	f.around &^= 1 << i
 	switch {
 	case m == nil:
@@ -97,9 +106,13 @@ func (g *gather) ask(i int, columns piece, last bool) error {
 		f.around |= 1 << i
 		return nil
 	}
-	r := &shardRead{shard: i, member: m, span: f.have[i].hull(columns)}
+	r := &g.memory[g.reads]
+	r.shard, r.member, r.span = i, m, f.have[i].hull(columns)
 	if i < dataCells {
 		r.span = r.span.hull(f.geo.need(i))
+	}
+	if !last {
+		r.late = f.store.lateAfter(m, paceClass(r.span.size()))
 	}
 	f.have[i], f.fault[i] = piece{}, nil
 	r.off = f.geo.base() + r.span.lo
@@ -110,22 +123,26 @@ func (g *gather) ask(i int, columns piece, last bool) error {
 	ok := store.spawn(func() {
 		defer w.release()
 		defer g.drop()
-		r.run(g.ctx, store, chunk, g.answers)
+		r.run(g.ctx, store, chunk, g.begun, g.answers)
 	})
 	if !ok {
 		g.open.Add(-1)
 		w.release()
 		return ErrClosed
 	}
-	g.reads = append(g.reads, r)
+	g.reads++
 	g.pending++
 	return nil
 }
 
 // run runs in a goroutine of its own and touches nothing of the fetch.
-func (r *shardRead) run(ctx context.Context, s *Store, c Chunk, answers chan<- *shardRead) {
+func (r *shardRead) run(ctx context.Context, s *Store, c Chunk, gathering time.Time, answers chan<- *shardRead) {
 	begun, off := time.Now(), r.off
+	r.begun.Store(int64(max(begun.Sub(gathering), 1)))
 	for _, dst := range r.memory {
+		if len(dst) == 0 {
+			break
+		}
 		if r.err = r.member.drive.Read(ctx, c, uint8(r.shard), off, dst); r.err != nil {
 			break
 		}
@@ -148,12 +165,11 @@ func (r *shardRead) run(ctx context.Context, s *Store, c Chunk, answers chan<- *
 }
 
 // memory returns where a span of a shard goes.
-func (f *fetch) memory(shard int, span piece) [][]byte {
-	var pieces [][]byte
-	for off := span.lo; off < span.hi; {
-		p := f.window.slice(shard, off, span.hi-off)
-		pieces = append(pieces, p)
-		off += int64(len(p))
+func (f *fetch) memory(shard int, span piece) [2][]byte {
+	var pieces [2][]byte // as windows are laid out, a data shard lies in one piece and a parity shard in at most two
+	for i, off := 0, span.lo; off < span.hi; i++ {
+		pieces[i] = f.window.slice(shard, off, span.hi-off)
+		off += int64(len(pieces[i]))
 	}
 	return pieces
 }
@@ -161,36 +177,34 @@ func (f *fetch) memory(shard int, span piece) [][]byte {
 // collect waits for answers. Reads that have none after wait are abandoned: their drives are gone around from now on.
 // It tells whether reads were left behind.
 func (g *gather) collect(ctx context.Context, last bool) (behind bool, err error) {
-	timer := time.NewTimer(g.wait)
-	defer timer.Stop()
-	var late <-chan time.Time
-	if after := g.f.store.hedgeAfter(g.class); after > 0 && !last && g.pending > 0 {
-		hedge := time.NewTimer(after)
-		defer hedge.Stop()
-		late = hedge.C
+	if g.pending == 0 {
+		return false, nil
 	}
+	timer := time.NewTimer(g.firstLook())
+	defer timer.Stop()
 	for g.pending > 0 {
 		select {
 		case r := <-g.answers:
 			g.take(r)
-			if g.hedged && g.enough() {
-				return g.leave(), nil
+		case <-timer.C:
+			since := time.Since(g.begun)
+			if since >= g.wait {
+				g.expire(last)
+				return false, nil
 			}
-		case <-late:
-			if err := g.hedge(); err != nil {
+			next, err := g.look(since)
+			if err != nil {
 				return false, err
 			}
-			if g.hedged && g.enough() {
-				return g.leave(), nil
-			}
-		case <-timer.C:
-			g.expire(last)
-			return false, nil
+			timer.Reset(min(next, g.wait-since))
 		case <-ctx.Done():
-			for _, r := range g.reads {
-				r.state.CompareAndSwap(readRunning, readLeft)
+			for i := range g.begunReads() {
+				g.memory[i].state.CompareAndSwap(readRunning, readLeft)
 			}
 			return false, ctx.Err()
+		}
+		if g.hedged && g.enough() {
+			return g.leave(), nil
 		}
 	}
 	return false, nil
@@ -199,7 +213,8 @@ func (g *gather) collect(ctx context.Context, last bool) (behind bool, err error
 // expire abandons what has no answer yet.
 func (g *gather) expire(last bool) {
 	f := g.f
-	for _, r := range g.reads {
+	for i := range g.begunReads() {
+		r := &g.memory[i]
 		for f.have[r.shard] != r.span && f.fault[r.shard] == nil {
 			if r.state.CompareAndSwap(readRunning, readHung) {
 				f.hung(r, g.wait)
@@ -229,163 +244,4 @@ func (g *gather) take(r *shardRead) {
 		return
 	}
 	f.have[r.shard] = r.span
-}
-
-// asked are the shards of the reads without an answer.
-func (g *gather) asked() uint16 {
-	var mask uint16
-	for _, r := range g.reads {
-		if g.f.have[r.shard] != r.span && g.f.fault[r.shard] == nil {
-			mask |= 1 << r.shard
-		}
-	}
-	return mask
-}
-
-// enough says that what came is all that is needed, or that the rest can be rebuilt from it.
-func (g *gather) enough() bool {
-	lost := g.f.lost()
-	return lost == 0 || bits.OnesCount16(g.f.sources(lost, g.f.columns(lost))) >= dataCells
-}
-
-// hedge asks for as many other shards as it takes to rebuild those that are late, where reads may take so much beyond
-// what they need and memory is not scarce.
-func (g *gather) hedge() error {
-	f := g.f
-	lost, asked := f.lost(), g.asked()
-	columns := f.columns(lost)
-	need := dataCells - bits.OnesCount16(f.sources(lost, columns))
-	var ask []int
-	now := f.store.config.Now()
-	for _, i := range f.candidates(lost, columns, Shards) {
-		// What was read of a shard for itself is not read again, for it would be lost if that read is late as well.
-		if m := f.store.config.Drives.member(f.volume.Slots[i]); asked>>i&1 != 0 || !f.have[i].empty() || m == nil || !m.readable(now) {
-			continue
-		}
-		ask = append(ask, i)
-	}
-	if need <= 0 {
-		g.hedged = true // all that is waited for are others that were asked already
-		return nil
-	}
-	if len(ask) < need || !f.store.hedges() || !f.store.allowance.spend(int64(need), int64(need)*columns.size()) {
-		return nil
-	}
-	g.hedged = true
-	f.store.stats.hedges.Add(1)
-	f.store.stats.hedgeReads.Add(int64(need))
-	for _, i := range ask[:need] {
-		if err := g.ask(i, columns, false); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// leave goes on without the reads that have no answer. Each keeps the memory that it may still write to, and until its
-// deadline counts as slow and no more. It tells whether there were any.
-func (g *gather) leave() (behind bool) {
-	f, store := g.f, g.f.store
-	won := f.lost() != 0
-	for _, r := range g.reads {
-		for f.have[r.shard] != r.span && f.fault[r.shard] == nil {
-			left := max(g.wait-time.Since(g.begun), g.wait/4) // not before its state is set
-			r.limit = time.AfterFunc(left, func() { r.expire(store, g.stop) })
-			if !r.state.CompareAndSwap(readRunning, readLeft) {
-				r.limit.Stop()
-				g.take(<-g.answers)
-				continue
-			}
-			behind = true
-			f.window.abandon(r.shard)
-			break
-		}
-	}
-	if won && f.lost() != 0 {
-		f.store.stats.hedgesWon.Add(1)
-	}
-	return behind
-}
-
-// expire says that a read that was left behind hangs.
-func (r *shardRead) expire(s *Store, stop context.CancelFunc) {
-	r.member.hangRead(s.config.Now())
-	if !r.state.CompareAndSwap(readLeft, readHung) {
-		r.member.returnRead() // it returned in the same moment
-		return
-	}
-	s.stats.around.Add(1)
-	stop()
-}
-
-// avoidSlow takes the shards on slow drives out of those that a fetch wants, and puts others in, to rebuild them from
-// the columns that it returns. Where the chunk's other shards are wanted anyway, that costs nothing; else it takes of
-// what reads may take beyond what they need.
-func (f *fetch) avoidSlow(want []int) ([]int, piece) {
-	s := f.store
-	var longest int64
-	for _, i := range want {
-		longest = max(longest, f.geo.need(i).size())
-	}
-	class := paceClass(longest)
-	if !s.paces.uneven[class].Load() || !s.hedges() {
-		return want, piece{}
-	}
-	for i, id := range f.volume.Slots {
-		if s.slow(s.config.Drives.member(id), class) {
-			f.slow |= 1 << i
-		}
-	}
-	var skip uint16
-	var fast []int
-	for _, i := range want {
-		if f.slow>>i&1 != 0 && !s.config.Drives.member(f.volume.Slots[i]).probe() {
-			skip |= 1 << i
-		} else {
-			fast = append(fast, i)
-		}
-	}
-	if skip == 0 {
-		return want, piece{}
-	}
-	columns := f.columns(skip)
-	var others []int
-	now := s.config.Now()
-	for _, i := range f.candidates(skip, columns, Shards) {
-		m := s.config.Drives.member(f.volume.Slots[i])
-		if f.slow>>i&1 == 0 && (i >= dataCells || f.geo.need(i).empty()) && m != nil && m.readable(now) {
-			others = append(others, i)
-		}
-	}
-	more := dataCells - len(fast)
-	if more > len(others) {
-		return want, piece{}
-	}
-	ask := append(fast, others[:more]...)
-	if reads, bytes := int64(len(ask)-len(want)), f.size(ask, columns)-f.size(want, piece{}); reads > 0 || bytes > 0 {
-		if !s.allowance.spend(max(reads, 0), max(bytes, 0)) {
-			return want, piece{}
-		}
-	}
-	for i := range Shards {
-		if skip>>i&1 != 0 {
-			f.fault[i] = errAround
-		}
-	}
-	f.around |= skip
-	s.stats.avoided.Add(int64(bits.OnesCount16(skip)))
-	return ask, columns
-}
-
-// size is how many bytes it takes to read what is needed of the shards, and columns.
-func (f *fetch) size(shards []int, columns piece) int64 {
-	var sum int64
-	for _, i := range shards {
-		span := columns
-		if i < dataCells {
-			span = span.hull(f.geo.need(i))
-		}
-		sum += span.size()
-	}
-	return sum
 }

@@ -71,7 +71,7 @@ const small = 8 * leaf
 
 func newHerd(t *testing.T, size int, change func(*chunkstore.Config)) *herd {
 	h := &herd{Kit: storetest.New(t, 12, func(c *chunkstore.Config) {
-		c.ReadDeadline = 10 * time.Second
+		c.ReadDeadline, c.Hedge = 10*time.Second, 2*healthy
 		if change != nil {
 			change(c)
 		}
@@ -223,6 +223,51 @@ func TestDrivesThatAreSlowAlikeAreNotAskedTwice(t *testing.T) {
 		}
 		h.wantFewHedges(4500 * 8)
 	})
+}
+
+// TestFarDrivesAreNotLate: drives on other peers take longer than those here. Each is measured by itself, so reads of a
+// cluster that is well ask nobody twice. Where the near ones are the most and much faster, they are enough.
+func TestFarDrivesAreNotLate(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		far   int // how many drives, from slot 0 on
+		takes time.Duration
+		avoid bool
+	}{
+		{"Eight", 8, 20 * healthy, false},
+		{"FourNotMuchSlower", 4, 3 * healthy, false},
+		{"FourMuchSlower", 4, 20 * healthy, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHerd(t, small, nil)
+				for _, d := range h.drives[:c.far] {
+					d.set(func(d *moody) { d.pick = always(c.takes) })
+				}
+				h.rows(100)
+				for _, d := range h.drives[:4] { // so that the parity shards are read too, and all drives are known
+					h.Set.Remove(d.ID())
+				}
+				h.rows(100)
+				for _, d := range h.drives[:4] {
+					if err := h.Set.Add(d); err != nil {
+						t.Fatal(err)
+					}
+				}
+				h.rows(200)
+				before := h.Store.Stats()
+				times := h.rows(1000)
+				s := h.Store.Stats()
+				if avoids := s.Avoided > before.Avoided; avoids != c.avoid || !avoids && s.Hedges != before.Hedges {
+					t.Errorf("reads of drives that are well: %+v, before %+v", s, before)
+				}
+				h.wantFewHedges(1400 * 8)
+				if p50 := percentile(times, 50); c.avoid && p50 != healthy {
+					t.Errorf("p50 is %v, the near drives take %v", p50, healthy)
+				}
+			})
+		})
+	}
 }
 
 // TestLateAnswersDoNotSpoilWhatWasRebuilt: drives that were left behind write to their memory afterwards, late and wrong.

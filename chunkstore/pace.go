@@ -17,11 +17,18 @@ const (
 	paceFirst = 16 * time.Microsecond
 	// paceMemory is after how many samples the old ones count half, so that a digest follows its drive.
 	paceMemory = 128
-	// paceLook is how many samples lie between two looks at a percentile.
+	// paceLook is how many samples lie between two looks at the percentiles.
 	paceLook = 16
 	// slowFactor is how much slower than its neighbours a drive is before reads go around it: a busy disk is two or
-	// three times as slow as an idle one, a failing one ten or more.
+	// three times as slow as an idle one, a failing one ten or more. It is measured at the 75th percentile: a drive that
+	// is slow now and then has late reads, which is no reason to rebuild all that it holds, and a machine that is short
+	// of processors makes a few reads of any drive slow.
 	slowFactor = 4
+	// lateFactor is how many of a drive's 95th percentiles pass before a read is late. At one of them, a third of the
+	// rounds of eight reads would have a late one among drives that are all well, so that the twentieth was always used
+	// up, for nothing: on a machine that is busy with the digests of what it reads, that cost 9 % of a GET. At two it is
+	// one round in fifty of drives whose times are spread exponentially, and as good as none of those of busy processors.
+	lateFactor = 2
 	// probeEvery is how often a slow drive is asked all the same, so that it is known when it is slow no more.
 	probeEvery = 16
 )
@@ -37,10 +44,11 @@ type paceDigest struct {
 	counts [paceSteps]uint16
 	sum    int // of counts
 	since  int // samples since the last look
-	p95    atomic.Int64
+	// p75 and p95 are the percentiles when it was last looked; zero before.
+	p75, p95 atomic.Int64
 }
 
-// add counts a sample. It tells whether it looked at the percentile again.
+// add counts a sample. It tells whether it looked at the percentiles again.
 func (d *paceDigest) add(took time.Duration) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -57,13 +65,15 @@ func (d *paceDigest) add(took time.Duration) bool {
 		return false
 	}
 	d.since = 0
-	rest := d.sum / 20
-	for i := paceSteps - 1; i >= 0; i-- {
-		if rest -= int(d.counts[i]); rest < 0 {
-			d.p95.Store(int64(paceEdge(i)))
-			break
-		}
+	above, step := 0, paceSteps
+	for ; above <= d.sum/20; above += int(d.counts[step]) {
+		step--
 	}
+	d.p95.Store(int64(paceEdge(step)))
+	for ; above <= d.sum/4; above += int(d.counts[step]) {
+		step--
+	}
+	d.p75.Store(int64(paceEdge(step)))
 	return true
 }
 
@@ -81,15 +91,17 @@ func paceEdge(step int) time.Duration {
 
 // paces is what a Store knows of how fast its drives read.
 type paces struct {
-	// usual is the middle one of the drives' 95th percentiles, by class; zero while too few are known. One drive that
-	// is slow does not change it, all of them do.
-	usual [paceClasses]atomic.Int64
-	// uneven says that a drive was slow when somebody last looked.
-	uneven [paceClasses]atomic.Bool
+	// usual75 and usual95 are the middle ones of the drives' percentiles, by class; zero while too few are known. One
+	// drive that is slow does not change them, all of them do.
+	usual75, usual95 [paceClasses]atomic.Int64
 }
 
-// paceDrives is how many drives must be known before anything is usual.
-const paceDrives = 4
+const (
+	// paceDrives is how many drives must be known before anything is usual.
+	paceDrives = 4
+	// paceSample is how many drives are looked at for what is usual, where there are more.
+	paceSample = 32
+)
 
 // pace records how long a read of size bytes took.
 func (s *Store) pace(m *member, size int64, took time.Duration) {
@@ -97,41 +109,49 @@ func (s *Store) pace(m *member, size int64, took time.Duration) {
 	if !m.paces[class].add(took) {
 		return
 	}
-	var known []int64
-	for _, other := range s.config.Drives.list() {
-		if p95 := other.paces[class].p95.Load(); p95 > 0 {
-			known = append(known, p95)
+	var members [paceSample]*member
+	var p75, p95 [paceSample]int64
+	n := 0
+	for _, other := range members[:s.config.Drives.sample(members[:])] {
+		if d := &other.paces[class]; d.p95.Load() > 0 && d.p75.Load() > 0 {
+			p75[n], p95[n] = d.p75.Load(), d.p95.Load()
+			n++
 		}
 	}
-	if len(known) < paceDrives {
+	if n < paceDrives {
 		return
 	}
-	slices.Sort(known)
-	s.paces.usual[class].Store(known[len(known)/2])
-	s.paces.uneven[class].Store(s.isSlow(time.Duration(known[len(known)-1]), class))
-}
-
-// isSlow says whether a drive with this 95th percentile is much slower than the others.
-func (s *Store) isSlow(p95 time.Duration, class int) bool {
-	usual := time.Duration(s.paces.usual[class].Load())
-	return usual > 0 && p95 > slowFactor*usual && p95 > s.config.Hedge
+	slices.Sort(p75[:n])
+	slices.Sort(p95[:n])
+	s.paces.usual75[class].Store(p75[n/2])
+	s.paces.usual95[class].Store(p95[n/2])
 }
 
 // slow says whether reads of this class should go around the drive.
 func (s *Store) slow(m *member, class int) bool {
-	return m != nil && s.isSlow(time.Duration(m.paces[class].p95.Load()), class)
+	if m == nil {
+		return false
+	}
+	usual, p75 := s.paces.usual75[class].Load(), m.paces[class].p75.Load()
+	return usual > 0 && p75 > slowFactor*usual && p75 > int64(s.config.Hedge)
 }
 
 // hedges says whether reads hedge at all, and now: not while memory is scarce.
 func (s *Store) hedges() bool { return s.config.Hedge > 0 && !s.budget.scarce() }
 
-// hedgeAfter is how long a read of this class waits before it asks other drives too; zero: it does not ask them.
-func (s *Store) hedgeAfter(class int) time.Duration {
-	usual := time.Duration(s.paces.usual[class].Load())
+// lateAfter is how long after its beginning a read of this class is late; zero: never. A drive is measured by what it
+// takes itself, so that one that is far away is not late for it, but not by more than slowFactor of what is usual.
+func (s *Store) lateAfter(m *member, class int) time.Duration {
+	usual := s.paces.usual95[class].Load()
 	if s.config.Hedge <= 0 || usual == 0 {
 		return 0
 	}
-	return min(max(usual, s.config.Hedge), s.config.ReadDeadline/2)
+	p95 := m.paces[class].p95.Load()
+	if p95 == 0 || s.slow(m, class) {
+		p95 = usual
+	}
+	late := lateFactor * time.Duration(min(p95, slowFactor*usual))
+	return min(max(late, s.config.Hedge), s.config.ReadDeadline/2)
 }
 
 // What reads may take beyond what they need: a twentieth, and what has been saved up, which is at first what lets a

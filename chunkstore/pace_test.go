@@ -26,7 +26,7 @@ func TestPaceStepsHoldTheirTimes(t *testing.T) {
 	}
 }
 
-// TestPaceFollowsItsDrive: the percentile is that of the recent samples, within a step.
+// TestPaceFollowsItsDrive: the percentiles are those of the recent samples, within a step.
 func TestPaceFollowsItsDrive(t *testing.T) {
 	var d paceDigest
 	random := rand.New(rand.NewPCG(1, 2))
@@ -36,6 +36,9 @@ func TestPaceFollowsItsDrive(t *testing.T) {
 		}
 		if p95 := time.Duration(d.p95.Load()); p95 < slow*8/10 || p95 > slow*5/4 {
 			t.Errorf("95th percentile of times up to %v: %v", slow, p95)
+		}
+		if p75 := time.Duration(d.p75.Load()); p75 < slow*6/10 || p75 > slow {
+			t.Errorf("75th percentile of times up to %v: %v", slow, p75)
 		}
 	}
 }

@@ -23,8 +23,9 @@ const (
 	// DefaultReadDeadline is how long a read waits for a drive: several seeks of a loaded disk, and still a pause
 	// that nobody takes for a hang.
 	DefaultReadDeadline = 500 * time.Millisecond
-	// DefaultHedge is longer than what the scheduling of a busy machine takes, and a fraction of one seek of a disk.
-	DefaultHedge = 2 * time.Millisecond
+	// DefaultHedge is longer than what a thread usually waits for its turn on a busy machine (the scheduler's slices are
+	// 3 to 4 ms), which is no fault of a drive, and not longer than a seek of a disk.
+	DefaultHedge = 5 * time.Millisecond
 	// MinMemory is the least memory that a Store runs with: 32 rows, enough for a write, a read and a repair at once.
 	MinMemory = 32 * rowSize
 
@@ -53,7 +54,7 @@ type Config struct {
 	// ReadDeadline is how long a read waits for a drive before it goes around it. Zero means DefaultReadDeadline.
 	ReadDeadline time.Duration
 	// Hedge is the least time after which a read that waits for a drive asks others as well; it waits longer where
-	// drives usually take longer, up to half of ReadDeadline. Zero means DefaultHedge; negative: reads ask no others
+	// the drive takes longer, for twice its 95th percentile, up to half of ReadDeadline. Zero means DefaultHedge; negative: reads ask no others
 	// before ReadDeadline, and do not go around slow drives.
 	Hedge time.Duration
 	// VolumeSize is the size in bytes of a chunk file at which its volume is sealed. Zero means DefaultVolumeSize.
