@@ -172,7 +172,7 @@ func (o *offer) decide(ctx context.Context) (uint16, error) {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	for pending := allShards; pending != 0; {
-		since := time.Since(o.begun)
+		since := max(time.Since(o.begun), 1) // zero stands for not yet
 		if first == 0 && durable != 0 {
 			first = since
 		}

@@ -28,6 +28,7 @@ type openVolume struct {
 	closed bool  // takes no more chunks
 	// makeshift, when not zero, is the time at which the volume is replaced: it was opened on drives that are slow.
 	makeshift time.Time
+	opened    time.Time // zero: by an earlier process
 }
 
 // volumeSet keeps the volumes that take chunks, and a cache of volume rows.
@@ -180,7 +181,7 @@ func (vs *volumeSet) openOne(ctx context.Context) error {
 	vs.mu.Lock()
 	defer vs.mu.Unlock()
 	vs.remember(row)
-	v := &openVolume{row: row}
+	v := &openVolume{row: row, opened: vs.store.config.Now()}
 	if slow {
 		v.makeshift = vs.store.config.Now().Add(avoidFor)
 	}
@@ -239,9 +240,15 @@ func (s *Store) volumeLengths(ctx context.Context) map[VolumeID]int64 {
 // fit says whether a volume can take chunks now.
 func (s *Store) fit(v *openVolume, now time.Time) bool {
 	if v.makeshift.IsZero() {
-		return s.allAre(v.row.Slots, now, (*member).writable)
+		return s.allAre(v.row.Slots, now, (*member).writable) && !s.homeAgain(v, now)
 	}
 	return now.Before(v.makeshift) && s.allAre(v.row.Slots, now, (*member).usable)
+}
+
+// homeAgain says that a volume which is doubled up need not be any more, so that another one spreads its shards better.
+// Drives that come and go replace a volume once in avoidFor at most.
+func (s *Store) homeAgain(v *openVolume, now time.Time) bool {
+	return v.row.Slots != v.row.Home && now.Sub(v.opened) >= avoidFor && s.allAre(v.row.Home, now, (*member).writable)
 }
 
 // allAre says whether every one of these drives is here and ok holds for it.
