@@ -10,6 +10,7 @@
 package chunkstore
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -17,6 +18,7 @@ import (
 	"fmt"
 
 	"github.com/holdfast/holdfast/chunkstore/erasure"
+	"github.com/holdfast/holdfast/chunkstore/hashkern"
 	"github.com/holdfast/holdfast/cluster"
 )
 
@@ -150,18 +152,43 @@ func (h *Header) Verify(want Chunk) error {
 // VerifyPayload checks payload bytes of this shard, read from off, against the leaf digests. off stands on the
 // boundary of a leaf and p ends on one (or at the end of the shard); else, and when a leaf differs, it is ErrDamaged.
 func (h *Header) VerifyPayload(off int64, p []byte) error {
-	perCell := int64(h.Layout.Leaves()) / h.Layout.Rows
 	for len(p) > 0 {
-		row, at := off/h.Layout.Cell, off%h.Layout.Cell
-		leaf := row*perCell + at/h.Layout.Leaf
-		length := min(h.Layout.Leaf, h.Layout.Cell-at)
-		if at%h.Layout.Leaf != 0 || int64(len(p)) < length || leaf >= int64(len(h.Leaves)) {
-			return fmt.Errorf("%v: bytes at %d do not stand on leaves: %w", h.Key, off, ErrDamaged)
+		first, length, err := h.leafAt(off, p)
+		if err != nil {
+			return err
 		}
-		if sha256.Sum256(p[:length]) != h.Leaves[leaf] {
-			return fmt.Errorf("%v: leaf %d differs from its digest: %w", h.Key, leaf, ErrDamaged)
+		a := p[:length]
+		if p, off = p[length:], off+length; len(p) == 0 {
+			return h.verifyLeaf(first, sha256.Sum256(a))
 		}
+		second, length, err := h.leafAt(off, p)
+		if err != nil {
+			return err
+		}
+		sumA, sumB := hashkern.SumPair(a, p[:length])
 		p, off = p[length:], off+length
+		if err := cmp.Or(h.verifyLeaf(first, sumA), h.verifyLeaf(second, sumB)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leafAt returns the number and the length of the leaf that payload from off begins with.
+func (h *Header) leafAt(off int64, p []byte) (leaf, length int64, err error) {
+	perCell := int64(h.Layout.Leaves()) / h.Layout.Rows
+	row, at := off/h.Layout.Cell, off%h.Layout.Cell
+	leaf = row*perCell + at/h.Layout.Leaf
+	length = min(h.Layout.Leaf, h.Layout.Cell-at)
+	if at%h.Layout.Leaf != 0 || int64(len(p)) < length || leaf >= int64(len(h.Leaves)) {
+		return 0, 0, fmt.Errorf("%v: bytes at %d do not stand on leaves: %w", h.Key, off, ErrDamaged)
+	}
+	return leaf, length, nil
+}
+
+func (h *Header) verifyLeaf(leaf int64, sum Digest) error {
+	if sum != h.Leaves[leaf] {
+		return fmt.Errorf("%v: leaf %d differs from its digest: %w", h.Key, leaf, ErrDamaged)
 	}
 	return nil
 }

@@ -25,6 +25,31 @@ type Digest = [sha256.Size]byte
 // It panics when the slices differ in length.
 func Sum256(leaves [][]byte, sums []Digest) { Run(Work{Leaves: leaves, Sums: sums}) }
 
+// SumPair returns the SHA-256 of two leaves, computed at once when they are of equal length. It allocates nothing.
+func SumPair(a, b []byte) (Digest, Digest) {
+	if !haveKernel || len(a) != len(b) || len(a) == 0 {
+		return sha256.Sum256(a), sha256.Sum256(b)
+	}
+	ha, hb := initial, initial
+	return finishPair(&ha, a, &hb, b, 0)
+}
+
+// finishPair digests what is left of two leaves of equal length, of which blocks are done.
+func finishPair(ha *[8]uint32, a []byte, hb *[8]uint32, b []byte, done int) (sumA, sumB Digest) {
+	var endA, endB [2 * sha256.BlockSize]byte
+	if blocks := len(a) / sha256.BlockSize; blocks > done {
+		sha256Pair(ha, &a[done*sha256.BlockSize], hb, &b[done*sha256.BlockSize], blocks-done)
+	}
+	n := pad(&endA, a)
+	pad(&endB, b)
+	sha256Pair(ha, &endA[0], hb, &endB[0], n)
+	for i := range ha {
+		binary.BigEndian.PutUint32(sumA[i*4:], ha[i])
+		binary.BigEndian.PutUint32(sumB[i*4:], hb[i])
+	}
+	return sumA, sumB
+}
+
 // MD5 is a running MD5 of a stream that Sum256 work can be stitched into. The zero MD5 is ready for use. It must not be
 // used concurrently.
 type MD5 struct {
@@ -191,7 +216,6 @@ func (w *Work) stitch(ha *[8]uint32, a *byte, hb *[8]uint32, b *byte, blocks int
 // pair beside other work and tells how many.
 func digest(leaves [][]byte, sums []Digest, stitch func(ha *[8]uint32, a *byte, hb *[8]uint32, b *byte, blocks int) int) {
 	var ha, hb [8]uint32
-	var enda, endb [2 * sha256.BlockSize]byte
 	for len(leaves) > 0 {
 		if len(leaves) == 1 || len(leaves[0]) != len(leaves[1]) || len(leaves[0]) == 0 {
 			sums[0] = sha256.Sum256(leaves[0])
@@ -208,16 +232,7 @@ func digest(leaves [][]byte, sums []Digest, stitch func(ha *[8]uint32, a *byte, 
 			}
 			done += n
 		}
-		if blocks > done {
-			sha256Pair(&ha, &a[done*sha256.BlockSize], &hb, &b[done*sha256.BlockSize], blocks-done)
-		}
-		n := pad(&enda, a)
-		pad(&endb, b)
-		sha256Pair(&ha, &enda[0], &hb, &endb[0], n)
-		for i := range ha {
-			binary.BigEndian.PutUint32(sums[0][i*4:], ha[i])
-			binary.BigEndian.PutUint32(sums[1][i*4:], hb[i])
-		}
+		sums[0], sums[1] = finishPair(&ha, a, &hb, b, done)
 		leaves, sums = leaves[2:], sums[2:]
 	}
 }

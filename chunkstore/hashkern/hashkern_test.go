@@ -28,6 +28,15 @@ func TestSum256EqualsTheStandardLibraryForEveryLength(t *testing.T) {
 				t.Fatalf("leaf %d of %d bytes differs", i, n)
 			}
 		}
+		for _, other := range [][]byte{leaves[1], noise(4, n/2)} {
+			if a, b := SumPair(leaves[0], other); a != sha256.Sum256(leaves[0]) || b != sha256.Sum256(other) {
+				t.Fatalf("pair of %d and %d bytes differs", n, len(other))
+			}
+		}
+	}
+	a, b := noise(1, 1000), noise(2, 1000)
+	if n := testing.AllocsPerRun(100, func() { SumPair(a, b) }); n != 0 {
+		t.Errorf("SumPair allocates %v times", n)
 	}
 }
 

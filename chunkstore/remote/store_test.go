@@ -64,7 +64,9 @@ func (w *way) troubled() int {
 	return w.met
 }
 
-func (w *way) wrap(c net.Conn) net.Conn { return &wayConn{Conn: c, way: w, closed: make(chan struct{})} }
+func (w *way) wrap(c net.Conn) net.Conn {
+	return &wayConn{Conn: c, way: w, closed: make(chan struct{})}
+}
 
 // wayConn is the server's end of a connection. One goroutine reads it at a time.
 type wayConn struct {
