@@ -88,6 +88,7 @@ type Stats struct {
 	HedgesWon    int64 // those that rebuilt a shard before its drive answered
 	HedgeReads   int64 // shards that they asked for
 	Avoided      int64 // shards rebuilt because their drive is known to be slow
+	Nearer       int64 // parity shards read on this peer in the place of data shards of others
 }
 
 // Domains are the failure domains that a drive lies in, beside its device. Racks of one name in two zones are two.

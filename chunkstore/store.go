@@ -57,6 +57,8 @@ type Config struct {
 	// the drive takes longer, for twice its 95th percentile, up to half of ReadDeadline. Zero means DefaultHedge; negative: reads ask no others
 	// before ReadDeadline, and do not go around slow drives.
 	Hedge time.Duration
+	// Near says that a drive is of this peer, so that what is read from it need not be moved. Nil: all are alike.
+	Near func(cluster.DriveID) bool
 	// VolumeSize is the size in bytes of a chunk file at which its volume is sealed. Zero means DefaultVolumeSize.
 	VolumeSize int64
 	// Silent tells for how long a drive has not answered somebody else, zero when it does. Nil: nobody else asks.

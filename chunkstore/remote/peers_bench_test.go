@@ -94,8 +94,14 @@ func BenchmarkStore(b *testing.B) {
 	for _, c := range []struct {
 		name string
 		here int
-	}{{"OnePeer", 12}, {"ThreePeers", 4}} {
-		k := storetest.New(b, 12, func(c *chunkstore.Config) { c.Memory = 256 << 20 })
+		near bool // parity shards that are here are preferred to data shards that are not
+	}{{"OnePeer", 12, false}, {"ThreePeers", 4, false}, {"ThreePeersNear", 4, true}} {
+		k := storetest.New(b, 12, func(config *chunkstore.Config) {
+			config.Memory = 256 << 20
+			if c.near {
+				config.Near = func(id cluster.DriveID) bool { return int(id[0]) < c.here }
+			}
+		})
 		spread(b, k, c.here)
 		body := storetest.Body(1, streamSize)
 		b.Run("Write/"+c.name, func(b *testing.B) {
@@ -120,6 +126,7 @@ func BenchmarkStore(b *testing.B) {
 				must(b, err)
 				must(b, r.Close())
 			}
+			b.ReportMetric(float64(k.Store.Stats().Nearer)/float64(k.Store.Stats().ShardBytes>>20), "nearer/MiB")
 		})
 	}
 }
