@@ -43,8 +43,14 @@ func (g group) Members() (voters, learners []uint64) {
 }
 
 // AddLearner implements Member.
-func (g group) AddLearner(ctx context.Context, id uint64) error {
+func (g group) AddLearner(ctx context.Context, id uint64) error { return g.addLearner(ctx, id, 0) }
+
+// addLearner adds a learner; a term that is not 0 must be the one that this replica leads in.
+func (g group) addLearner(ctx context.Context, id, term uint64) error {
 	return g.change(ctx, raftpb.ConfChangeAddLearnerNode, id, func(r *replica) (bool, error) {
+		if term != 0 && r.term != term {
+			return false, r.notLeader(fmt.Errorf("term %d is over", term))
+		}
 		if slices.Contains(r.members.voters, id) {
 			return false, fmt.Errorf("%w: it is a voter", ErrMember)
 		}
