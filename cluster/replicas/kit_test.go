@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/holdfast/holdfast/cluster"
@@ -543,6 +544,7 @@ func (k *kit) close() {
 		k.mu.Unlock()
 	}
 	time.Sleep(stateLingers)
+	synctest.Wait()
 }
 
 // load proposes to the tablet until it is ended.
