@@ -64,8 +64,7 @@ func (w *Worker) create(ctx context.Context, group raft.GroupID, peer cluster.Pe
 	return err
 }
 
-// remove takes a replica out of its group and then from its peer. A peer that cannot be told is told later: it then has a
-// leftover.
+// remove takes a replica out of its group. Its peer has a leftover then.
 func (w *Worker) remove(ctx context.Context, member raft.Member, step Step) error {
 	l := w.led[member.ID()]
 	since, learner := l.learners[step.Replica]
@@ -76,16 +75,8 @@ func (w *Worker) remove(ctx context.Context, member raft.Member, step Step) erro
 	if patience := w.config.Settings().catchUp(); learner && w.config.Now().Sub(since) >= patience {
 		w.fail(member.ID(), step.Peer, patience)
 	}
-	if _, away := w.away(step.Peer); away {
-		return nil
-	}
-	short, cancel := context.WithTimeout(ctx, callPatience)
-	defer cancel()
-	if err := w.config.Peers.Remove(short, step.Peer, member.ID(), step.Replica); err != nil {
-		w.config.Log.Debug("a replica is left behind for now", "group", uint64(member.ID()), "replica", step.Replica, "err", err)
-		return nil
-	}
-	w.forget(member.ID(), step.Replica)
+	l.removed[step.Replica] = w.config.Now()
+	w.left[member.ID()] = append(w.left[member.ID()], Leftover{Peer: step.Peer, Replica: step.Replica})
 	return nil
 }
 

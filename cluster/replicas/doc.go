@@ -28,4 +28,6 @@
 // what it created in the term that it created it in only (raft.Host.AddLearner), so an earlier one cannot add R any more;
 // and the leader in T is this one, which does one thing at a time. Ids are never used again. So R will never be a member,
 // and it does no harm if the request to remove it is late, repeated or lost.
+//
+// It is not removed at once: followers that do not know yet that a voter is out need its vote when their leader dies.
 package replicas

@@ -63,7 +63,7 @@ const (
 	Add
 	// Promote makes the learner Replica a voter.
 	Promote
-	// Remove takes Replica out of the group, and then from its Peer.
+	// Remove takes Replica out of the group. Clean follows.
 	Remove
 	// Transfer hands the leadership to Replica. Spread is Transfer because others lead less.
 	Transfer

@@ -30,6 +30,9 @@ const (
 	createTries = 3
 	// refusedFor is how long a peer that could not be used is left alone.
 	refusedFor = time.Minute
+	// lingers is how long a replica that was taken out of its group stays on its peer: 25 heartbeats. As long as followers
+	// do not know that it is out, they need its vote to elect another leader.
+	lingers = 5 * time.Second
 	// stepsAtOnce bounds the steps of one group until the others have their turn: a group with an even number of voters
 	// must not wait for long.
 	stepsAtOnce = 8
@@ -79,6 +82,7 @@ type leadership struct {
 	elected  time.Time
 	learners map[uint64]time.Time         // since when they are known
 	failed   map[cluster.PeerID]time.Time // until when they are left alone
+	removed  map[uint64]time.Time         // when they were taken out
 }
 
 var _ worker.Worker = (*Worker)(nil)
@@ -238,7 +242,9 @@ func (w *Worker) plan(ctx context.Context, m *topology.Map, member raft.Member, 
 	now, group := w.config.Now(), member.ID()
 	l := w.led[group]
 	if l == nil || l.term != term {
-		l = &leadership{term: term, elected: now, learners: map[uint64]time.Time{}, failed: map[cluster.PeerID]time.Time{}}
+		l = &leadership{
+			term: term, elected: now, learners: map[uint64]time.Time{}, failed: map[cluster.PeerID]time.Time{}, removed: map[uint64]time.Time{},
+		}
 		w.led[group] = l
 	}
 	v := View{
@@ -254,7 +260,8 @@ func (w *Worker) plan(ctx context.Context, m *topology.Map, member raft.Member, 
 		v.Failed[peer] = now.Before(until)
 	}
 	for _, left := range w.left[group] {
-		if _, away := v.Unreachable[left.Peer]; !away {
+		known := now.Sub(l.elected) >= lingers && now.Sub(l.removed[left.Replica]) >= lingers
+		if _, away := v.Unreachable[left.Peer]; !away && known {
 			v.Left = append(v.Left, left)
 		}
 	}
