@@ -30,4 +30,10 @@
 // and it does no harm if the request to remove it is late, repeated or lost.
 //
 // It is not removed at once: followers that do not know yet that a voter is out need its vote when their leader dies.
+//
+// # What is not promised
+//
+// While a voter is replaced there are four, of which three must agree. When the leader dies in the moment in which it has
+// made the fourth a voter, and that one does not know it yet but has the longest log, nobody is elected until the leader
+// is back: Raft's library lets a replica stand for election only once it has applied that it votes.
 package replicas
