@@ -51,5 +51,29 @@ func (id ClusterID) String() string { return ID(id).String() }
 func (id PeerID) String() string    { return ID(id).String() }
 func (id DriveID) String() string   { return ID(id).String() }
 
+// MarshalText implements encoding.TextMarshaler.
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (id *ID) UnmarshalText(text []byte) error {
+	parsed, err := ParseID(string(text))
+	if err == nil {
+		*id = parsed
+	}
+	return err
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (id PeerID) MarshalText() ([]byte, error) { return ID(id).MarshalText() }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (id *PeerID) UnmarshalText(text []byte) error { return (*ID)(id).UnmarshalText(text) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (id DriveID) MarshalText() ([]byte, error) { return ID(id).MarshalText() }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (id *DriveID) UnmarshalText(text []byte) error { return (*ID)(id).UnmarshalText(text) }
+
 // Epoch numbers the versions of a topology, or of a volume row. A higher epoch replaces a lower one.
 type Epoch uint64

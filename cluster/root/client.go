@@ -109,27 +109,6 @@ func (c *Client) Change(ctx context.Context, put []Row, remove []Row) ([]Row, er
 	return rows, nil
 }
 
-// Change writes and removes rows in one command: all of it or nothing. Revisions are compared as by PutRow and DeleteRow.
-func (c *Client) Change(ctx context.Context, put, remove []Row) ([]Row, error) {
-	changes := make([]change, 0, len(put)+len(remove))
-	size := 0
-	for _, row := range put {
-		if len(row.Name) > MaxName || len(row.Value) > MaxValue {
-			return nil, fmt.Errorf("root row %c %q: %w", row.Kind, row.Name, ErrTooLarge)
-		}
-		size += len(row.Name) + len(row.Value) + 32
-		changes = append(changes, change{row: row})
-	}
-	for _, row := range remove {
-		size += len(row.Name) + 32
-		changes = append(changes, change{row: Row{Kind: row.Kind, Name: row.Name, Revision: row.Revision}, remove: true, force: row.Revision == 0})
-	}
-	if size > maxBatch {
-		return nil, fmt.Errorf("%d root rows: %w", len(changes), ErrTooLarge)
-	}
-	return c.change(ctx, changes)
-}
-
 // DeleteRow removes a row if its revision is still the given one; revision 0 removes whatever is there. Removing what
 // is not there succeeds.
 func (c *Client) DeleteRow(ctx context.Context, kind Kind, name string, revision uint64) error {

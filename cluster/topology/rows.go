@@ -12,7 +12,7 @@ import (
 	"github.com/holdfast/holdfast/cluster/root"
 )
 
-// epochName is the row of kind root.Cluster whose revision is the epoch. Its value is empty.
+// epochName is the row of kind root.Cluster whose revision is the epoch. Its value is the settings as JSON; empty: none.
 const epochName = "topology"
 
 // changeTries bounds how often a change meets another one.
@@ -39,6 +39,7 @@ type peerRow struct {
 	State   State  `json:"state"`
 	Key     []byte `json:"key,omitempty"`
 	Command uint32 `json:"command,omitempty"`
+	Out     bool   `json:"out,omitempty"`
 }
 
 type driveRow struct {
@@ -48,10 +49,11 @@ type driveRow struct {
 	Device uint64 `json:"device,omitempty"`
 	Size   int64  `json:"size,omitempty"`
 	State  State  `json:"state,omitempty"` // "": active
+	Out    bool   `json:"out,omitempty"`
 }
 
 func encodePeer(p Peer) ([]byte, error) {
-	return json.Marshal(peerRow{p.Number, p.Name, p.Zone, p.Rack, p.Peer, p.Gossip, p.S3, p.TLS, p.State, p.Key, p.Command})
+	return json.Marshal(peerRow{p.Number, p.Name, p.Zone, p.Rack, p.Peer, p.Gossip, p.S3, p.TLS, p.State, p.Key, p.Command, p.Out})
 }
 
 func decodePeer(row root.Row) (Peer, error) {
@@ -65,12 +67,12 @@ func decodePeer(row root.Row) (Peer, error) {
 	}
 	return Peer{
 		ID: cluster.PeerID(id), Number: r.Number, Name: r.Name, Zone: r.Zone, Rack: r.Rack, Peer: r.Peer, Gossip: r.Gossip,
-		S3: r.S3, TLS: r.TLS, State: r.State, Key: r.Key, Command: r.Command,
+		S3: r.S3, TLS: r.TLS, State: r.State, Key: r.Key, Command: r.Command, Out: r.Out,
 	}, nil
 }
 
 func encodeDrive(d Drive) ([]byte, error) {
-	return json.Marshal(driveRow{d.Name, d.Path, d.Peer.String(), d.Device, d.Size, d.State})
+	return json.Marshal(driveRow{d.Name, d.Path, d.Peer.String(), d.Device, d.Size, d.State, d.Out})
 }
 
 func decodeDrive(row root.Row) (Drive, error) {
@@ -88,7 +90,7 @@ func decodeDrive(row root.Row) (Drive, error) {
 	}
 	return Drive{
 		ID: cluster.DriveID(id), Name: r.Name, Path: r.Path, Peer: cluster.PeerID(peer), Device: r.Device, Size: r.Size,
-		State: cmp.Or(r.State, Active),
+		State: cmp.Or(r.State, Active), Out: r.Out,
 	}, nil
 }
 
@@ -164,7 +166,7 @@ type Reader interface {
 // Load reads the map. A cluster that was made before there were epochs has epoch 0.
 func Load(ctx context.Context, r Reader) (Map, error) {
 	for range loadTries {
-		before, err := epoch(ctx, r)
+		before, settings, err := epoch(ctx, r)
 		if err != nil {
 			return Map{}, err
 		}
@@ -172,29 +174,36 @@ func Load(ctx context.Context, r Reader) (Map, error) {
 		if err != nil {
 			return Map{}, err
 		}
-		after, err := epoch(ctx, r)
+		after, _, err := epoch(ctx, r)
 		if err != nil {
 			return Map{}, err
 		}
 		if before == after {
-			m.Epoch = before
+			m.Epoch, m.Settings = before, settings
 			return m, nil
 		}
 	}
 	return Map{}, errors.New("the topology keeps changing while it is read")
 }
 
-func epoch(ctx context.Context, r Reader) (cluster.Epoch, error) {
+func epoch(ctx context.Context, r Reader) (cluster.Epoch, Settings, error) {
 	rows, err := r.Rows(ctx, root.Cluster, epochName, "", 0)
 	if err != nil {
-		return 0, err
+		return 0, Settings{}, err
 	}
 	for _, row := range rows {
-		if row.Name == epochName {
-			return cluster.Epoch(row.Revision), nil
+		if row.Name != epochName {
+			continue
 		}
+		var s Settings
+		if len(row.Value) > 0 {
+			if err := json.Unmarshal(row.Value, &s); err != nil {
+				return 0, Settings{}, fmt.Errorf("settings of the cluster: %w", err)
+			}
+		}
+		return cluster.Epoch(row.Revision), s, nil
 	}
-	return 0, nil
+	return 0, Settings{}, nil
 }
 
 func load(ctx context.Context, r Reader) (Map, error) {
@@ -283,10 +292,16 @@ func commit(ctx context.Context, client *root.Client, before, after *Map, extra 
 			remove = append(remove, row)
 		}
 	}
-	if len(put) == 0 && len(remove) == 0 {
+	if len(put) == 0 && len(remove) == 0 && before.Settings == after.Settings {
 		return *before, nil
 	}
-	put = append(put, root.Row{Kind: root.Cluster, Name: epochName, Revision: uint64(before.Epoch)})
+	row := root.Row{Kind: root.Cluster, Name: epochName, Revision: uint64(before.Epoch)}
+	if after.Settings != (Settings{}) {
+		if row.Value, err = json.Marshal(after.Settings); err != nil {
+			return Map{}, err
+		}
+	}
+	put = append(put, row)
 	if _, err := client.Change(ctx, put, remove); err != nil {
 		return Map{}, fmt.Errorf("change the topology: %w", err)
 	}

@@ -58,6 +58,8 @@ type Peer struct {
 	// TLS says that S3 is served over TLS.
 	TLS   bool
 	State State
+	// Out says that it was silent for so long that its shards are made again elsewhere. It is in again when it is back.
+	Out bool
 	// Key is the public key of its certificate, which verifies what it tells of itself.
 	Key ed25519.PublicKey
 	// Command is the newest format of commands that it knows.
@@ -75,6 +77,8 @@ type Drive struct {
 	// Size is the size of its file system in bytes: its weight. 0: not known.
 	Size  int64
 	State State
+	// Out says that it has not worked for so long that its shards are made again elsewhere.
+	Out bool
 }
 
 // Group is a placement group: a set of twelve slots.
@@ -83,12 +87,21 @@ type Group struct {
 	Slots  placement.Slots
 }
 
+// Settings are what an operator may choose for the whole cluster. The zero Settings are the defaults.
+type Settings struct {
+	// Voters and RootVoters are how many voters a tablet and the root group have; 0: as many as suit the peers.
+	Voters     int `json:"voters,omitempty"`
+	RootVoters int `json:"root_voters,omitempty"`
+}
+
 // Map is the cluster at one epoch. Lists are in order: peers by number, drives by id, groups by number.
 type Map struct {
 	Epoch  cluster.Epoch
 	Peers  []Peer
 	Drives []Drive
 	Groups []Group
+	// Settings are what an operator chose for the whole cluster.
+	Settings Settings
 
 	revisions map[rowName]uint64 // of the rows it was read from
 }
@@ -163,15 +176,15 @@ func (m *Map) Domains(id cluster.DriveID) (d placement.Drive, ok bool) {
 	if peer == nil {
 		return placement.Drive{}, false
 	}
-	return placement.Drive{ID: id, Peer: drive.Peer, Device: drive.Device, Rack: peer.Rack, Zone: peer.Zone}, true
+	return placement.Drive{ID: id, Peer: drive.Peer, Device: drive.Device, Rack: peer.Rack, Zone: peer.Zone, Weight: uint64(max(0, drive.Size))}, true
 }
 
-// Placeable are the drives that may take new shards: active ones on active peers.
+// Placeable are the drives that may take new shards: active ones on active peers, that are not out.
 func (m *Map) Placeable() []placement.Drive {
 	var list []placement.Drive
 	for _, d := range m.Drives {
 		peer := m.peer(d.Peer)
-		if d.State != Active || peer == nil || peer.State != Active {
+		if d.State != Active || d.Out || peer == nil || peer.State != Active || peer.Out {
 			continue
 		}
 		if at, ok := m.Domains(d.ID); ok {

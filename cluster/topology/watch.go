@@ -54,7 +54,7 @@ func (w *Watcher) Take(m Map) {
 
 // Refresh reads the map if there is a newer one.
 func (w *Watcher) Refresh(ctx context.Context) error {
-	now, err := epoch(ctx, w.client)
+	now, _, err := epoch(ctx, w.client)
 	if err != nil || now <= w.Map().Epoch {
 		return err
 	}
