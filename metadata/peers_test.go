@@ -241,7 +241,7 @@ func (m *member) names(to *member) metadata.Names {
 func (m *member) sit() {
 	t := m.trio.t
 	m.seat = &route.Seat{
-		Member: m.tablet(), Replica: m.n, Self: peerID(m.n), Open: m.open,
+		Member: func() raft.Member { return m.tablet() }, Self: peerID(m.n), Open: m.open,
 		PeerOf: func(replica uint64) (cluster.PeerID, bool) { return peerID(replica), true },
 	}
 	config := route.Config{Self: peerID(m.n), Leader: m.seat.Leader, Local: m.seat.Local, Patience: 30 * time.Second}

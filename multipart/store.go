@@ -14,7 +14,7 @@ import (
 
 // Config says what a Store stands on.
 type Config struct {
-	Catalog *metadata.Catalog
+	Catalog metadata.Names
 	Chunks  *chunkstore.Store
 	// Inline is the size in bytes up to which a body stands in its metadata record. Zero means DefaultInline, negative
 	// means never; at most MaxInline.
@@ -34,7 +34,7 @@ const MaxInline = 64 << 10
 // Store is the object path. All methods may be called concurrently. Errors wrap the sentinels of metadata, chunkstore
 // and this package.
 type Store struct {
-	catalog *metadata.Catalog
+	catalog metadata.Names
 	chunks  *chunkstore.Store
 	inline  int64
 	now     func() time.Time

@@ -24,10 +24,9 @@ const (
 // Seat has a Catalog on this peer for as long as its replica leads the tablet in one term, and the work that only the
 // leader does. Its methods Leader and Local are those that Config asks for.
 type Seat struct {
-	// Member is the replica of the tablet, Replica its id.
-	Member  raft.Member
-	Replica uint64
-	// PeerOf tells on which peer another replica is; false while that is not known. It must not block.
+	// Member is the replica of the tablet on this peer, nil while there is none. It must not block.
+	Member func() raft.Member
+	// PeerOf tells on which peer a replica is; false while that is not known. It must not block.
 	PeerOf func(replica uint64) (cluster.PeerID, bool)
 	// Self is this peer.
 	Self cluster.PeerID
@@ -44,15 +43,22 @@ type Seat struct {
 
 // Leader is who leads, as far as this replica knows: Config.Leader. With local, Local may have no Catalog yet.
 func (s *Seat) Leader() (peer cluster.PeerID, local, ok bool) {
-	leader := s.Member.Leader().Replica
-	switch leader {
-	case 0:
-		return cluster.PeerID{}, false, false
-	case s.Replica:
-		return s.Self, true, true
+	_, peer, ok = s.leader()
+	return peer, ok && peer == s.Self, ok
+}
+
+// leader is who leads in which term, as far as the replica here knows.
+func (s *Seat) leader() (term uint64, peer cluster.PeerID, ok bool) {
+	member := s.Member()
+	if member == nil {
+		return 0, cluster.PeerID{}, false
 	}
-	peer, ok = s.PeerOf(leader)
-	return peer, false, ok
+	leader := member.Leader()
+	if leader.Replica == 0 {
+		return leader.Term, cluster.PeerID{}, false
+	}
+	peer, ok = s.PeerOf(leader.Replica)
+	return leader.Term, peer, ok
 }
 
 // Local is the Catalog, nil while there is none: Config.Local.
@@ -91,8 +97,8 @@ func (s *Seat) Run(ctx context.Context) error {
 }
 
 func (s *Seat) leads() (term uint64, leads bool) {
-	leader := s.Member.Leader()
-	return leader.Term, leader.Replica == s.Replica
+	term, peer, ok := s.leader()
+	return term, ok && peer == s.Self
 }
 
 // sit has a Catalog while this replica leads in a term. It is false when none could be opened.
