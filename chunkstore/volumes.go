@@ -141,6 +141,35 @@ func (vs *volumeSet) remove(id VolumeID) {
 	}
 }
 
+// Regroup stops writing to the open volumes of placement groups that there are no more: the topology has changed, and new
+// volumes stand where it wants them. The old ones are sealed, so that they can move.
+func (s *Store) Regroup(ctx context.Context, groups []Group) error {
+	s.volumes.mu.Lock()
+	adopted := s.volumes.adopted
+	s.volumes.mu.Unlock()
+	if !adopted {
+		if err := s.volumes.adopt(ctx); err != nil {
+			return err
+		}
+	}
+	current := make(map[uint32]bool, len(groups))
+	for _, g := range groups {
+		current[g.ID] = true
+	}
+	s.volumes.mu.Lock()
+	defer s.volumes.mu.Unlock()
+	var old []VolumeID
+	for _, v := range s.volumes.open {
+		if !current[v.row.Group] {
+			old = append(old, v.row.ID)
+		}
+	}
+	for _, id := range old {
+		s.volumes.remove(id)
+	}
+	return nil
+}
+
 func (vs *volumeSet) toRetiring(v *openVolume) {
 	v.closed = true
 	vs.retiring = append(vs.retiring, v)
