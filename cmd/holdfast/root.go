@@ -105,7 +105,7 @@ else from the YAML file of --config, else its default.`,
 	root.SetHelpCommandGroupID("look")
 	addTo(root, "serve", newUp(s), newServer(s), newMount(s), newUmount(s))
 	addTo(root, "use", newBucket(s), newLs(s), newCp(s), newCat(s), newRm(s), newCreds(s))
-	addTo(root, "look", newStatus(s), newDrive(s), newVolume(s), newFsck(s), newBench(s), newVersion(s), newCompletion(s))
+	addTo(root, "look", newStatus(s), newCluster(s), newPeer(s), newTablet(s), newDrive(s), newVolume(s), newFsck(s), newBench(s), newVersion(s), newCompletion(s))
 	return root
 }
 

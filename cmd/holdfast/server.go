@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -24,18 +26,22 @@ type serveOptions struct {
 	tlsCert string
 	tlsKey  string
 	memory  string
+	peer    string
+	gossip  string
 }
 
 func (o *serveOptions) bind(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&o.dir, "dir", defaultDir, "data `directory` of this peer: keys and caches, all of which can be made again from the drives")
 	flags.StringVar(&o.s3, "s3", "127.0.0.1:9000", "`address` to serve S3 at")
+	flags.StringVar(&o.peer, "peer", "", "`address` to serve other peers at (default: the host of --s3, port 9001 or a free one)")
+	flags.StringVar(&o.gossip, "gossip", "", "`address` for gossip between peers, UDP and TCP (default: the host of --peer, the port above)")
 	flags.StringVar(&o.name, "name", "", "`name` of this peer (default: the host's)")
 	flags.StringVar(&o.domain, "domain", "", "serve buckets as BUCKET.`DOMAIN` too (virtual-hosted style; several separated by commas)")
 	flags.StringVar(&o.tlsCert, "tls-cert", "", "PEM `file` with the certificate chain to serve HTTPS with")
 	flags.StringVar(&o.tlsKey, "tls-key", "", "PEM `file` with its private key")
 	flags.StringVar(&o.memory, "memory", "", "budget for bodies under way, such as 512MiB (default: a quarter of RAM, at most 1 GiB)")
-	setting(flags, "dir", "s3", "name", "domain", "tls-cert", "tls-key", "memory")
+	setting(flags, "dir", "s3", "peer", "gossip", "name", "domain", "tls-cert", "tls-key", "memory")
 }
 
 // config checks what can be checked before anything is touched.
@@ -56,7 +62,7 @@ func (o *serveOptions) config(s *session) (peer.Config, error) {
 		return peer.Config{}, err
 	}
 	return peer.Config{
-		Dir: dir, Name: o.name, Listen: o.s3, Domain: o.domain, TLSCert: o.tlsCert, TLSKey: o.tlsKey, Memory: memory, RootKey: key, Version: version,
+		Dir: dir, Name: o.name, Listen: o.s3, Peer: o.peer, Gossip: o.gossip, Domain: o.domain, TLSCert: o.tlsCert, TLSKey: o.tlsKey, Memory: memory, RootKey: key, Version: version,
 	}, nil
 }
 
@@ -76,6 +82,7 @@ type serverOptions struct {
 	drives []string
 	zone   string
 	rack   string
+	join   string
 }
 
 func newServer(s *session) *cobra.Command {
@@ -83,23 +90,28 @@ func newServer(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "server --drives '/mnt/d{1...12}'",
 		Short: "Run a server over your own drive directories",
-		Long: `Runs a server over at least twelve drive directories, best one on each device. '{1...12}' stands for the
-numbers from 1 to 12; --drives may be given more than once.
+		Long: `Runs a server over drive directories, best one on each device. '{1...12}' stands for the numbers from 1 to 12;
+--drives may be given more than once. A cluster writes when it has six drives, and is whole with twelve.
 
-The first start makes what is missing, writes an identity into every directory, and makes the root access key
+With --join the first start joins the cluster that the token is of (` + "`holdfast cluster token`" + ` on a peer of it prints
+one); '--join @FILE' reads it from a file. Later starts need no token, and pass over one.
+
+Without, the first start makes a new cluster: it makes what is missing, writes an identity into every directory, and makes the root access key
 (or takes HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY). Later starts know every drive by its identity, in
 any order and at any path: a missing one is waited for, one of another cluster is refused, a blank one is left
 alone. With up to four drives missing it serves; with more it waits for them.`,
-		Example: "  holdfast server --drives '/mnt/d{1...12}' --dir /var/lib/holdfast --s3 0.0.0.0:9000",
-		Args:    exactArgs(0),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return runServer(cmd.Context(), s, &o) },
+		Example: "  holdfast server --drives '/mnt/d{1...12}' --dir /var/lib/holdfast --s3 0.0.0.0:9000\n" +
+			"  holdfast server --drives '/mnt/d{1...4}' --dir /var/lib/holdfast --s3 10.0.0.2:9000 --peer 10.0.0.2:9001 --join @token",
+		Args: exactArgs(0),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runServer(cmd.Context(), s, &o) },
 	}
 	o.serve.bind(cmd)
 	flags := cmd.Flags()
 	flags.StringArrayVar(&o.drives, "drives", nil, "drive `directories`, such as '/mnt/d{1...12}'")
 	flags.StringVar(&o.zone, "zone", "", "`zone` that this peer stands in, a failure domain")
 	flags.StringVar(&o.rack, "rack", "", "`rack` that this peer stands in, a failure domain")
-	setting(flags, "drives", "zone", "rack")
+	flags.StringVar(&o.join, "join", "", "join `token`, or @FILE that holds it: the first start joins its cluster")
+	setting(flags, "drives", "zone", "rack", "join")
 	return cmd
 }
 
@@ -113,6 +125,9 @@ func runServer(ctx context.Context, s *session, o *serverOptions) error {
 		return err
 	}
 	config.Zone, config.Rack = o.zone, o.rack
+	if config.Join, err = readJoin(o.join); err != nil {
+		return usageError(err)
+	}
 	if len(o.drives) == 0 {
 		return usageError(errors.New("--drives names no directory; write --drives '/mnt/d{1...12}'"))
 	}
@@ -129,6 +144,19 @@ func runServer(ctx context.Context, s *session, o *serverOptions) error {
 	<-ctx.Done()
 	log.Info("stopping")
 	return p.Close()
+}
+
+// readJoin reads a token, from a file when the text says so.
+func readJoin(text string) (string, error) {
+	name, isFile := strings.CutPrefix(text, "@")
+	if !isFile {
+		return text, nil
+	}
+	token, err := os.ReadFile(name)
+	if err != nil {
+		return "", fmt.Errorf("--join: %w", err)
+	}
+	return strings.TrimSpace(string(token)), nil
 }
 
 func (s *session) startPeer(ctx context.Context, config peer.Config, log *slog.Logger) (*peer.Peer, error) {

@@ -28,8 +28,8 @@ func newStatus(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what is stored, how safe it is, and what is being done",
-		Long: `Shows drives, content, and how many more losses everything survives, counted for bytes (shards), names (the
-log) and the root (the cluster's own records), by drive and by device. Exit code 3 when something is wrong.`,
+		Long: `Shows peers, drives, content, and how many more losses everything survives, counted for bytes (shards), names
+(the log) and the root (the cluster's own records), by drive, device, peer and zone. Exit code 3 when something is wrong.`,
 		Args: exactArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runStatus(cmd.Context(), s, &o) },
 	}
@@ -69,10 +69,17 @@ func statusText(st *admin.Status) string {
 	fmt.Fprintf(&b, "%s  %s\n", st.Name, state)
 	fmt.Fprintf(&b, "  version   holdfast %s, up %s, at %s\n", st.Version, st.Uptime.Round(time.Second), st.Endpoint)
 	fmt.Fprintf(&b, "  cluster   %s\n", st.Cluster)
+	if len(st.Peers) > 1 {
+		writePeers(&b, st)
+	}
 	fmt.Fprintf(&b, "  drives    %d of %d up\n", st.DrivesUp, len(st.Drives))
 	for _, d := range st.Drives {
 		if d.State != "up" || d.Reason != "" {
-			fmt.Fprintf(&b, "            %s at %s: %s\n", d.Name, d.Path, nonEmpty(d.Reason, d.State))
+			name := d.Name
+			if len(st.Peers) > 1 {
+				name = d.Peer + "/" + d.Name
+			}
+			fmt.Fprintf(&b, "            %s at %s: %s\n", name, d.Path, nonEmpty(d.Reason, d.State))
 		}
 	}
 	if st.Names {
@@ -83,9 +90,9 @@ func statusText(st *admin.Status) string {
 				plural(c.Uploads, "upload"), size(c.PartBytes))
 		}
 		fmt.Fprintf(&b, "  on drives %s%s\n", size(c.Stored), factorText(c.Factor))
-		fmt.Fprintf(&b, "  survives  %-8s %s\n", "bytes", lossText(st.Losses.Bytes))
-		fmt.Fprintf(&b, "            %-8s %s\n", "names", lossText(st.Losses.Names))
-		fmt.Fprintf(&b, "            %-8s %s\n", "root", lossText(st.Losses.Root))
+		fmt.Fprintf(&b, "  survives  %-8s %s\n", "bytes", lossText(st, st.Losses.Bytes))
+		fmt.Fprintf(&b, "            %-8s %s\n", "names", lossText(st, st.Losses.Names))
+		fmt.Fprintf(&b, "            %-8s %s\n", "root", lossText(st, st.Losses.Root))
 		fmt.Fprintf(&b, "  repair    %s\n", shortageText(st.Protection))
 		w := &st.Waiting
 		fmt.Fprintf(&b, "  waiting   %s to be deleted, %s for sweep, %s not published\n", plural(w.Freed, "freed row"),
@@ -119,15 +126,50 @@ func factorText(factor float64) string {
 	return " (" + humanize.FtoaWithDigits(factor, 2) + " for each byte stored)"
 }
 
-func lossText(t admin.Tolerance) string {
+// writePeers writes a line about the peers and their zones, and one for each that is not as it should be.
+func writePeers(b *strings.Builder, st *admin.Status) {
+	up := 0
+	zones := make(map[string]bool)
+	for _, p := range st.Peers {
+		zones[p.Zone] = true
+		if p.Up {
+			up++
+		}
+	}
+	where := ""
+	if len(zones) > 1 {
+		where = " in " + plural(int64(len(zones)), "zone")
+	}
+	fmt.Fprintf(b, "  peers     %d of %d up%s\n", up, len(st.Peers), where)
+	for _, p := range st.Peers {
+		switch {
+		case !p.Up:
+			fmt.Fprintf(b, "            %s at %s: %s\n", p.Name, p.Peer, p.Reason)
+		case p.State != "active":
+			fmt.Fprintf(b, "            %s is %s\n", p.Name, p.State)
+		}
+	}
+	for _, g := range st.Groups {
+		fmt.Fprintf(b, "  %-9s led by %s, %d of %d voters\n", g.Name, nonEmpty(g.Leader, "NOBODY"), len(g.Voters), g.Target)
+	}
+}
+
+func lossText(st *admin.Status, t admin.Tolerance) string {
 	if t.Drives < 0 {
 		return "SOME CANNOT BE READ NOW"
 	}
-	devices := "no device"
-	if t.Devices > 0 {
-		devices = "any " + plural(int64(t.Devices), "device")
+	text := "the loss of any " + plural(int64(t.Drives), "more drive") + ", of " + anyOf(t.Devices, "device")
+	if len(st.Peers) > 1 {
+		text += ", of " + anyOf(t.Peers, "peer") + ", of " + anyOf(t.Zones, "zone")
 	}
-	return "the loss of any " + plural(int64(t.Drives), "more drive") + ", of " + devices
+	return text
+}
+
+func anyOf(n int, what string) string {
+	if n <= 0 {
+		return "no " + what
+	}
+	return "any " + plural(int64(n), what)
 }
 
 func shortageText(s admin.Shortage) string {

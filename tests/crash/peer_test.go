@@ -65,7 +65,7 @@ func tryMemoryPeer(t *testing.T, fs *vfs.Memory, change ...func(*peer.Config, *p
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	seams := peer.Seams{
-		FS: fs, Now: time.Now, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), LogSegment: memorySegment,
+		FS: fs, Now: time.Now, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), LogSegment: memorySegment, NoGossip: true,
 	}
 	for _, f := range change {
 		f(&config, &seams)

@@ -1,11 +1,14 @@
 // Package admin is the operator API: what a peer answers under /-/admin/ and the client that asks. Every answer is
-// JSON, every request is signed with SigV4 by the root access key, and all of it is read-only, but that
-// fsck hands what it finds to repair.
+// JSON, every request is signed with SigV4 by the root access key. GET changes nothing, but that fsck hands what it
+// finds to repair.
 //
 //	GET /-/admin/status              Status
 //	GET /-/admin/drives              []Drive
 //	GET /-/admin/volumes             []Volume
 //	GET /-/admin/fsck[?deep=true]    a stream of FsckEvent, one JSON object a line, the last one with Report set
+//	POST /-/admin/token?life=10m     Token
+//	POST /-/admin/peer?peer=NAME&do=drain|undrain|rm[&force=true]           Done
+//	POST /-/admin/drive?drive=PEER/NAME&do=drain|undrain|rm[&force=true]    Done
 package admin
 
 import "time"
@@ -26,6 +29,12 @@ type Status struct {
 	Endpoint string        `json:"endpoint"`
 	Uptime   time.Duration `json:"uptime_ns"`
 
+	// Epoch numbers the topology.
+	Epoch uint64 `json:"topology_epoch"`
+	// Peers are those of the cluster; Groups are the Raft groups that keep its names.
+	Peers  []Peer  `json:"peers"`
+	Groups []Group `json:"groups"`
+
 	DrivesUp   int      `json:"drives_up"`
 	Drives     []Drive  `json:"drives"`
 	Losses     Losses   `json:"losses_tolerated"`
@@ -45,17 +54,67 @@ func (s *Status) Whole() bool {
 			return false
 		}
 	}
+	for _, p := range s.Peers {
+		if !p.Up {
+			return false
+		}
+	}
+	for _, g := range s.Groups {
+		if g.Leader == "" {
+			return false
+		}
+	}
 	return s.Ready && s.DrivesUp == len(s.Drives) && s.Protection.Chunks == 0 && s.Protection.Volumes == 0
+}
+
+// Peer is one peer of the cluster.
+type Peer struct {
+	ID     string `json:"id"`
+	Name   string `json:"name"`
+	Number int    `json:"number"`
+	Zone   string `json:"zone,omitempty"`
+	Rack   string `json:"rack,omitempty"`
+	// State is active or draining.
+	State string `json:"state"`
+	// Up says that the peer that was asked reaches it; Reason says why not.
+	Up     bool   `json:"up"`
+	Reason string `json:"reason,omitempty"`
+	// Peer and S3 are where it listens, as host:port.
+	Peer    string        `json:"peer_address"`
+	S3      string        `json:"s3_address"`
+	Version string        `json:"version,omitempty"`
+	Uptime  time.Duration `json:"uptime_ns,omitempty"`
+	// Drives are those that the cluster knows there, DrivesUp those that work.
+	Drives   int `json:"drives"`
+	DrivesUp int `json:"drives_up"`
+	// Leads are the groups that it leads.
+	Leads []string `json:"leads,omitempty"`
+}
+
+// Group is one Raft group: the root group, or a tablet.
+type Group struct {
+	ID   uint64 `json:"id"`
+	Name string `json:"name"` // root, tablet
+	// Leader is the name of a peer, empty while nobody leads.
+	Leader   string   `json:"leader,omitempty"`
+	Term     uint64   `json:"term"`
+	Voters   []string `json:"voters"`
+	Learners []string `json:"learners,omitempty"`
+	// Target is how many voters it should have.
+	Target int `json:"target"`
 }
 
 // Drive is one drive directory. State is one of the table in docs/cli.md; Reason is a sentence when it is not up, or up
 // and full.
 type Drive struct {
-	ID      string `json:"id"`
-	Name    string `json:"name"`
-	Path    string `json:"path"`
-	State   string `json:"state"`
-	Reason  string `json:"reason,omitempty"`
+	ID     string `json:"id"`
+	Name   string `json:"name"`
+	Peer   string `json:"peer"` // its name
+	Path   string `json:"path"`
+	State  string `json:"state"`
+	Reason string `json:"reason,omitempty"`
+	// Use is active, or draining while the drive is being emptied.
+	Use     string `json:"use,omitempty"`
 	Device  uint64 `json:"device"`
 	Total   int64  `json:"total_bytes"`
 	Free    int64  `json:"free_bytes"`
@@ -71,11 +130,13 @@ type Losses struct {
 	Root  Tolerance `json:"root"`
 }
 
-// Tolerance counts losses of drives (directories) and of devices (what the directories lie on). Negative: something
-// cannot be read now.
+// Tolerance counts losses of drives (directories), of devices (what the directories lie on), of peers, and of zones.
+// Negative: something cannot be read now.
 type Tolerance struct {
 	Drives  int `json:"drives"`
 	Devices int `json:"devices"`
+	Peers   int `json:"peers"`
+	Zones   int `json:"zones"`
 }
 
 // Shortage counts what is protected less than it should be. Both reach 0 when repair is done.
@@ -132,6 +193,24 @@ type Traffic struct {
 	// FromDrives is the payload of shards that was read from drives.
 	FromDrives int64 `json:"read_from_drives_bytes"`
 }
+
+// Token is a join token, the only copy of its secret.
+type Token struct {
+	Token   string    `json:"token"`
+	Expires time.Time `json:"expires"`
+}
+
+// Done says what an action came to, in a sentence.
+type Done struct {
+	Said string `json:"said"`
+}
+
+// What can be done to a peer or a drive.
+const (
+	Drain   = "drain"
+	Undrain = "undrain"
+	Remove  = "rm"
+)
 
 // Volume is one volume row.
 type Volume struct {

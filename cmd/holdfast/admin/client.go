@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // EmptyPayload is the SHA-256 of no bytes: every request of this API has an empty body.
@@ -52,13 +53,42 @@ func (c *Client) Volumes(ctx context.Context) ([]Volume, error) {
 	return v, c.get(ctx, "volumes", &v)
 }
 
+// Token asks for a join token.
+func (c *Client) Token(ctx context.Context, life time.Duration) (*Token, error) {
+	path := "token"
+	if life > 0 {
+		path += "?life=" + life.String()
+	}
+	var t Token
+	return &t, c.ask(ctx, http.MethodPost, path, &t)
+}
+
+// ActOnPeer does something to a peer.
+func (c *Client) ActOnPeer(ctx context.Context, peer, action string, force bool) (*Done, error) {
+	return c.act(ctx, "peer", peer, action, force)
+}
+
+// ActOnDrive does something to a drive.
+func (c *Client) ActOnDrive(ctx context.Context, drive, action string, force bool) (*Done, error) {
+	return c.act(ctx, "drive", drive, action, force)
+}
+
+func (c *Client) act(ctx context.Context, what, name, action string, force bool) (*Done, error) {
+	q := url.Values{what: {name}, "do": {action}}
+	if force {
+		q.Set("force", "true")
+	}
+	var d Done
+	return &d, c.ask(ctx, http.MethodPost, what+"?"+q.Encode(), &d)
+}
+
 // Fsck runs a check and hands each event to see as it comes. It returns the report.
 func (c *Client) Fsck(ctx context.Context, deep bool, see func(FsckEvent)) (*FsckReport, error) {
 	path := "fsck"
 	if deep {
 		path += "?deep=true"
 	}
-	response, err := c.do(ctx, path)
+	response, err := c.do(ctx, http.MethodGet, path)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +118,11 @@ func readEvents(r io.Reader, see func(FsckEvent)) (*FsckReport, error) {
 }
 
 func (c *Client) get(ctx context.Context, path string, into any) error {
-	response, err := c.do(ctx, path)
+	return c.ask(ctx, http.MethodGet, path, into)
+}
+
+func (c *Client) ask(ctx context.Context, method, path string, into any) error {
+	response, err := c.do(ctx, method, path)
 	if err != nil {
 		return err
 	}
@@ -100,12 +134,12 @@ func (c *Client) get(ctx context.Context, path string, into any) error {
 }
 
 // do sends one signed request and returns its answer when it is a 200.
-func (c *Client) do(ctx context.Context, path string) (*http.Response, error) {
+func (c *Client) do(ctx context.Context, method, path string) (*http.Response, error) {
 	target, err := url.Parse(strings.TrimSuffix(c.Endpoint, "/") + Prefix + path)
 	if err != nil {
 		return nil, fmt.Errorf("endpoint %q: %w", c.Endpoint, err)
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	request, err := http.NewRequestWithContext(ctx, method, target.String(), nil)
 	if err != nil {
 		return nil, err
 	}

@@ -10,12 +10,8 @@ import (
 	"strings"
 )
 
-// Limits of the drives of one peer: twelve shards of a chunk want twelve drives; more than a thousand directories are
-// a mistyped pattern.
-const (
-	minDrives = 12
-	maxDrives = 1024
-)
+// maxDrives bounds the drives of one peer: more than a thousand directories are a mistyped pattern.
+const maxDrives = 1024
 
 // ErrConfig says that the configuration is wrong; nothing was touched.
 var ErrConfig = errors.New("configuration")

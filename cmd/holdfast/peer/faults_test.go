@@ -64,7 +64,7 @@ func TestAPeerLivesWithASickDrive(t *testing.T) {
 				return func() bool {
 					write()
 					row, st := driveRow(t, p, dir)
-					if row.State == string(slotHanging) && (st.DrivesUp == minDrives || st.Losses.Bytes.Drives > 3) {
+					if row.State == string(slotHanging) && (st.DrivesUp == testDrives || st.Losses.Bytes.Drives > 3) {
 						t.Errorf("with a drive that hangs %d are up and %d more losses are survived", st.DrivesUp, st.Losses.Bytes.Drives)
 					}
 					return row.State == string(state) && strings.Contains(row.Reason, sick.reason) && !st.Whole()
@@ -92,7 +92,7 @@ func TestAPeerLivesWithASickDrive(t *testing.T) {
 			}
 			patiently(t, "the drive to be well", func() bool {
 				row, st := driveRow(t, p, dir)
-				return row.State == string(slotUp) && row.Reason == "" && st.DrivesUp == minDrives
+				return row.State == string(slotUp) && row.Reason == "" && st.DrivesUp == testDrives
 			})
 			write()
 			for i := range written {

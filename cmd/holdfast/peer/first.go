@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -51,10 +52,17 @@ func newPlan(paths []string, now time.Time) *plan {
 	key := make([]byte, 32)
 	fill(key)
 	p := &plan{Cluster: cluster.NewID().String(), Peer: cluster.NewID().String(), Key: key, Created: now.UTC().Truncate(time.Second)}
-	for i, dir := range paths {
-		p.Drives = append(p.Drives, planDrive{Path: dir, Drive: cluster.NewID().String(), Name: fmt.Sprintf("d%d", i+1)})
-	}
+	p.Drives = planDrives(paths)
 	return p
+}
+
+// planDrives gives drives their ids and names.
+func planDrives(paths []string) []planDrive {
+	var drives []planDrive
+	for i, dir := range paths {
+		drives = append(drives, planDrive{Path: dir, Drive: cluster.NewID().String(), Name: fmt.Sprintf("d%d", i+1)})
+	}
+	return drives
 }
 
 // identity is the one that a drive of the plan carries.
@@ -135,14 +143,22 @@ func (p *Peer) readClusterRecord() (id cluster.ClusterID, there bool, err error)
 
 // findCluster learns which cluster this is, from DIR or from the drives, makes a new one when both are blank, and
 // makes a slot for each drive directory.
-func (p *Peer) findCluster() error {
+func (p *Peer) findCluster(ctx context.Context) error {
 	id, there, err := p.readClusterRecord()
 	if err != nil {
 		return err
 	}
 	p.cluster = id
+	joined, err := p.joinFirst(ctx)
+	if err != nil {
+		return err
+	}
 	var forming *plan
-	if !there || id != (cluster.ClusterID{}) { // a damaged record proves that a first start was finished
+	if joined {
+		if p.config.Join != "" && there {
+			p.log.Info("this peer is in the cluster already; the token was not used")
+		}
+	} else if !there || id != (cluster.ClusterID{}) { // a damaged record proves that a first start was finished
 		if forming, err = p.form(); err != nil {
 			return err
 		}
@@ -152,6 +168,11 @@ func (p *Peer) findCluster() error {
 			return err
 		}
 	}
+	own, err := p.loadSelf()
+	if err != nil {
+		return err
+	}
+	p.self.Store(own)
 	for _, dir := range p.config.Drives {
 		p.slots = append(p.slots, &slot{
 			fs: p.seams.FS, path: dir, cluster: p.cluster, drives: p.drives, log: p.log, looked: make(chan struct{}),
@@ -324,12 +345,9 @@ func (p *Peer) finishForming(key Credentials) error {
 			return fmt.Errorf("write the cluster's id: %w", err)
 		}
 	}
-	if kept, err := ReadCredentials(fsys, dir); err != nil || *kept != key {
-		if err := writeCredentials(fsys, dir, key); err != nil {
-			return err
-		}
+	if err := p.keepKey(key); err != nil {
+		return err
 	}
-	p.key.Store(&key)
 	err := fsys.Remove(path.Join(dir, formingFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -338,4 +356,16 @@ func (p *Peer) finishForming(key Credentials) error {
 		return fmt.Errorf("first start: %w", err)
 	}
 	return fsys.SyncDir(dir)
+}
+
+// keepKey makes a key the root access key of this peer, in memory and in DIR.
+func (p *Peer) keepKey(key Credentials) error {
+	fsys, dir := p.seams.FS, p.config.Dir
+	if kept, err := ReadCredentials(fsys, dir); err != nil || *kept != key {
+		if err := writeCredentials(fsys, dir, key); err != nil {
+			return err
+		}
+	}
+	p.key.Store(&key)
+	return nil
 }

@@ -78,7 +78,7 @@ type fsck struct {
 
 // list asks every drive what it holds.
 func (f *fsck) list(ctx context.Context) error {
-	buckets, err := f.core.catalog.Buckets(ctx)
+	buckets, err := f.core.names.Buckets(ctx)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (f *fsck) list(ctx context.Context) error {
 		f.names[uint64(b.ID)] = b.Name
 	}
 	slots := make(map[chunkstore.VolumeID][chunkstore.Shards]cluster.DriveID)
-	err = chunkstore.EachVolume(ctx, volumes{f.core.catalog}, func(v chunkstore.Volume) error {
+	err = chunkstore.EachVolume(ctx, f.core.volumes(), func(v chunkstore.Volume) error {
 		slots[v.ID] = v.Slots
 		return nil
 	})
@@ -94,7 +94,8 @@ func (f *fsck) list(ctx context.Context) error {
 		return err
 	}
 	drives := f.core.peer.drives.All()
-	f.report.DrivesDown = len(f.core.peer.slots) - len(drives)
+	m := f.core.watcher.Map()
+	f.report.DrivesDown = max(0, len(m.Drives)-len(drives))
 	for _, d := range drives {
 		err := f.listDrive(ctx, d, slots)
 		if errors.Is(err, chunkstore.ErrDriveDown) { // it went while it was asked
@@ -139,7 +140,7 @@ func (f *fsck) listDrive(ctx context.Context, d chunkstore.Drive, slots map[chun
 
 // walk goes over all names and judges every chunk that they lead to.
 func (f *fsck) walk(ctx context.Context) error {
-	if err := f.core.catalog.Survey(ctx, f.count); err != nil {
+	if err := f.core.names.Survey(ctx, f.count); err != nil {
 		return fmt.Errorf("count the names: %w", err)
 	}
 	group, inner := errgroup.WithContext(ctx)
@@ -261,7 +262,7 @@ func (f *fsck) check(ctx context.Context, c chunkstore.Chunk) (chunkstore.CheckR
 
 // late tells whether a drive of these shards is up, and the check has waited for such drives less than it may.
 func (f *fsck) late(ctx context.Context, c chunkstore.Chunk, shards uint16) bool {
-	v, err := (volumes{f.core.catalog}).Volume(ctx, c.Volume)
+	v, err := f.core.volumes().Volume(ctx, c.Volume)
 	if err != nil {
 		return false
 	}
@@ -279,7 +280,7 @@ func (f *fsck) order(ctx context.Context, c chunkstore.Chunk, result chunkstore.
 	if mask == 0 || result.Losses < 0 { // on drives that are down, or beyond repair
 		return nil
 	}
-	if err := (volumes{f.core.catalog}).AddIntent(ctx, chunkstore.Intent{Chunk: c, Missing: mask}); err != nil {
+	if err := f.core.volumes().AddIntent(ctx, chunkstore.Intent{Chunk: c, Missing: mask}); err != nil {
 		return fmt.Errorf("record the damage of chunk %v: %w", c.ID, err)
 	}
 	f.core.repair.Kick()
@@ -289,11 +290,11 @@ func (f *fsck) order(ctx context.Context, c chunkstore.Chunk, result chunkstore.
 // gone tells whether the name that led to a chunk went away meanwhile, so that its shards may have too.
 func (f *fsck) gone(ctx context.Context, n multipart.Named) bool {
 	if v := n.At.Version; v != nil {
-		_, err := f.core.catalog.Version(ctx, n.At.Bucket, n.At.Key, v.ID, v.Null)
+		_, err := f.core.names.Version(ctx, n.At.Bucket, n.At.Key, v.ID, v.Null)
 		return isGone(err)
 	}
 	if p := n.At.Part; p != nil {
-		parts, err := f.core.catalog.Parts(ctx, n.At.Bucket, n.At.Key, n.At.PartOf, p.Number-1, 1)
+		parts, err := f.core.names.Parts(ctx, n.At.Bucket, n.At.Key, n.At.PartOf, p.Number-1, 1)
 		return isGone(err) || err == nil && (len(parts) == 0 || !bytes.Equal(parts[0].Manifest, p.Manifest))
 	}
 	return false

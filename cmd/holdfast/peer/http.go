@@ -19,6 +19,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/holdfast/holdfast/cluster/placement"
+	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/cluster/vfs"
 	"github.com/holdfast/holdfast/cmd/holdfast/admin"
 	"github.com/holdfast/holdfast/fusefs/remote"
@@ -36,7 +38,7 @@ const tokenFile = "metrics.token"
 
 // listen takes the address, so that a port in use is known before anything is made.
 func (p *Peer) listen() error {
-	listener, err := net.Listen("tcp", p.config.Listen)
+	listener, err := p.seams.Network.Listen(p.config.Listen)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("address %s is %w; choose another with --s3", p.config.Listen, ErrInUse)
 	}
@@ -177,6 +179,16 @@ func (p *Peer) notReady() []string {
 	var reasons []string
 	if err := c.host.Failed(); err != nil {
 		reasons = append(reasons, "names: "+oneLine(err))
+	}
+	if m := c.watcher.Map(); m.Epoch == 0 {
+		reasons = append(reasons, "the topology was not read yet")
+	} else if len(m.Placeable()) < placement.Least {
+		reasons = append(reasons, fmt.Sprintf("the cluster has %d drives to write on, and needs %d", len(m.Placeable()), placement.Least))
+	}
+	for _, group := range []raft.GroupID{rootGroup, tabletGroup} {
+		if _, _, ok := c.leaders.of(group); !ok {
+			reasons = append(reasons, "nobody leads the "+groupNames[group])
+		}
 	}
 	if reason := p.tooFew(); reason != "" {
 		reasons = append(reasons, reason+": what needs them cannot be read until they return")

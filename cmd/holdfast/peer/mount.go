@@ -13,9 +13,27 @@ import (
 
 // reserveMount serves what mounts need beside S3.
 func (c *core) reserveMount() {
-	prefix, service := remote.NewService(remote.ServiceConfig{Open: c.mountObjects, Mark: c.peer.mark, Log: c.peer.log})
+	prefix, service := remote.NewService(remote.ServiceConfig{Open: c.mountObjects, Mark: c.peer.mark, Gateways: c.gateways, Log: c.peer.log})
 	c.service = service
 	c.face.Reserve(prefix, service, false)
+}
+
+// gateways are the URLs of all gateways that serve as this one does, this one first.
+func (c *core) gateways() []string {
+	m := c.watcher.Map()
+	var list []string
+	for _, other := range m.Members() {
+		if other.S3 == "" || other.TLS != (c.peer.scheme == "https") {
+			continue
+		}
+		url := c.peer.scheme + "://" + other.S3
+		if other.ID == c.peer.id() {
+			list = append([]string{url}, list...)
+		} else {
+			list = append(list, url)
+		}
+	}
+	return list
 }
 
 // mountObjects is a bucket as one mount sees it. Its session is a row in the names, which every gateway finds by the
@@ -35,7 +53,7 @@ var (
 // the mount before, the session is the same one: what the mount has under way goes on, and a change that it repeats is
 // not made twice.
 func (c *core) mountObjects(ctx context.Context, bucket, prefix, session string) (tree.Objects, error) {
-	b, err := c.catalog.Bucket(ctx, bucket)
+	b, err := c.names.Bucket(ctx, bucket)
 	if errors.Is(err, metadata.ErrNoSuchBucket) {
 		return nil, fmt.Errorf("no such bucket %q: %w", bucket, tree.ErrNotExist)
 	}

@@ -9,6 +9,8 @@
 //	DIR/lock           held by the process
 //	DIR/cluster        the id of the cluster, so that blank drives never look like a first start
 //	DIR/forming        the plan of a first start that is not finished
+//	DIR/joining        the plan of a join that is not finished
+//	DIR/peer           who this peer is: its certificate, whom it trusts, where the others are; also on each drive
 //	DIR/credentials    the root access key, also kept in the root group
 //	DIR/metrics.token  what a Prometheus scraper presents
 //	DIR/state/         the state database, a cache of the log on the drives, and the space reserved for it
@@ -35,6 +37,9 @@ import (
 
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/raft"
+	"github.com/holdfast/holdfast/cluster/topology"
+	"github.com/holdfast/holdfast/cluster/transport"
 	"github.com/holdfast/holdfast/cluster/vfs"
 	"github.com/holdfast/holdfast/fusefs/remote"
 )
@@ -64,13 +69,18 @@ var (
 // Config is what an operator decides.
 type Config struct {
 	Dir    string   // absolute
-	Drives []string // absolute paths, at least 12
+	Drives []string // absolute paths
 	// Name is the peer's name; empty means the host's.
 	Name string
 	// Zone and Rack are failure domains; empty means the only one.
 	Zone, Rack string
 	// Listen is the address of the S3 listener, host:port.
 	Listen string
+	// Peer is the address of the listener for other peers, host:port; empty means the host of Listen and a free port.
+	// Gossip is the one for gossip, on the same host; empty means the port above.
+	Peer, Gossip string
+	// Join, when not empty, is a token: a peer that is in no cluster joins the one that the token is of.
+	Join string
 	// Domain, when not empty, makes BUCKET.Domain a host of the S3 face (virtual-hosted style); several are separated by
 	// commas.
 	Domain string
@@ -94,9 +104,12 @@ type Seams struct {
 	// Mark shows commits to the mounts of this machine, and makes a start wait until none trusts an earlier process's.
 	// Tests that start a thousand peers have no mounts.
 	Mark bool
+	// Network connects peers, and takes clients; nil means TCP. NoGossip leaves gossip out, which knows no other network.
+	Network  transport.Network
+	NoGossip bool
 	// LogSegment is the length of the log's segments in bytes; zero means the log's own default.
 	LogSegment int64
-	// RepairEvery is how often repair looks for work; zero means its own default.
+	// RepairEvery is how often repair and rebalance look for work; zero means their own defaults.
 	RepairEvery time.Duration
 }
 
@@ -115,8 +128,16 @@ type Peer struct {
 	scheme   string
 	token    string // of /-/metrics
 
-	drives *chunkstore.Drives
-	slots  []*slot
+	// wire is there before there are connections, watcher and host are nil before there is a core.
+	wire *raftWire
+	self atomic.Pointer[self]
+	// changing makes one change of self wait for the other; it is held while files are written.
+	changing sync.Mutex
+	watcher  atomic.Pointer[topology.Watcher]
+	host     atomic.Pointer[raft.Host]
+
+	drives *chunkstore.Drives // of all peers
+	slots  []*slot            // of this one
 	key    atomic.Pointer[Credentials]
 	core   atomic.Pointer[core]
 	ready  chan struct{} // closed when the core was opened for the first time
@@ -136,9 +157,12 @@ func Start(ctx context.Context, config Config, seams Seams) (*Peer, error) {
 	}
 	p := &Peer{
 		config: config, seams: seams, log: seams.Log, started: seams.Now(), scheme: "http",
-		drives: chunkstore.NewDrives(), ready: make(chan struct{}),
+		drives: chunkstore.NewDrives(), ready: make(chan struct{}), wire: new(raftWire),
 	}
-	if err := p.open(); err != nil {
+	if p.seams.Network == nil {
+		p.seams.Network = transport.TCP{}
+	}
+	if err := p.open(ctx); err != nil {
 		return nil, errors.Join(err, p.release())
 	}
 	life, cancel := context.WithCancel(context.Background())
@@ -175,8 +199,8 @@ func (c *Config) validate() error {
 		}
 		c.Name = host
 	}
-	if len(c.Drives) < minDrives {
-		return fmt.Errorf("%w: %d drives are not enough: name at least %d directories", ErrConfig, len(c.Drives), minDrives)
+	if len(c.Drives) == 0 {
+		return fmt.Errorf("%w: no drive is named", ErrConfig)
 	}
 	for _, d := range append([]string{c.Dir}, c.Drives...) {
 		if !path.IsAbs(d) {
@@ -193,7 +217,7 @@ func (c *Config) validate() error {
 }
 
 // open takes everything that Start must have; release gives it back.
-func (p *Peer) open() error {
+func (p *Peer) open(ctx context.Context) error {
 	fsys, dir := p.seams.FS, p.config.Dir
 	if err := vfs.MkdirAll(fsys, dir, 0o700); err != nil {
 		return fmt.Errorf("data directory: %w", err)
@@ -206,16 +230,17 @@ func (p *Peer) open() error {
 		return fmt.Errorf("data directory %s: %w", dir, err)
 	}
 	p.lock = lock
-	if p.seams.Mark {
-		if p.mark, err = remote.NewMark(); err != nil {
-			p.log.Info("mounts of this machine will ask for every lookup", "err", err)
-		}
-	}
 	if err := p.listen(); err != nil {
 		return err
 	}
-	if err := p.findCluster(); err != nil {
+	if err := p.findCluster(ctx); err != nil {
 		return err
+	}
+	if own := p.self.Load(); p.seams.Mark && (own == nil || own.alone()) {
+		// Mounts may trust the memory of this machine only while nobody else can commit.
+		if p.mark, err = remote.NewMark(); err != nil {
+			p.log.Info("mounts of this machine will ask for every lookup", "err", err)
+		}
 	}
 	if err := p.loadKey(); err != nil {
 		return err
@@ -408,10 +433,12 @@ func (p *Peer) step(ctx context.Context) {
 	}
 }
 
-// tooFew says why the drives that are here are not enough to start with, or to read everything; "" when they are.
+// tooFew says why the drives that are here are not enough to start with, or to read everything; "" when they are. A peer
+// among others starts with any of its drives: its log tells whether they are enough.
 func (p *Peer) tooFew() string {
-	missing := len(p.slots) - len(p.drives.All())
-	if missing <= spareDrives {
+	here := len(p.ownDrives())
+	missing := len(p.slots) - here
+	if own := p.self.Load(); missing <= min(spareDrives, len(p.slots)-1) || own != nil && !own.alone() && here > 0 {
 		return ""
 	}
 	return fmt.Sprintf("%d of %d drives are not here (%s)", missing, len(p.slots), p.Summary())

@@ -24,6 +24,9 @@ import (
 	"github.com/holdfast/holdfast/multipart"
 )
 
+// testDrives is how many drives the peers of these tests have.
+const testDrives = 12
+
 const (
 	testDir     = "/data"
 	testSegment = 256 << 10
@@ -33,7 +36,7 @@ const (
 
 func testConfig() Config {
 	c := Config{Dir: testDir, Name: "test", Listen: "127.0.0.1:0", Memory: testMemory, Version: "test"}
-	for i := range minDrives {
+	for i := range testDrives {
 		c.Drives = append(c.Drives, drivePath(i+1))
 	}
 	return c
@@ -42,7 +45,7 @@ func testConfig() Config {
 func drivePath(n int) string { return fmt.Sprintf("/mnt/d%d", n) }
 
 func testSeams(fsys vfs.FS) Seams {
-	return Seams{FS: fsys, Now: time.Now, Log: slog.New(slog.DiscardHandler), LogSegment: testSegment}
+	return Seams{FS: fsys, Now: time.Now, Log: slog.New(slog.DiscardHandler), LogSegment: testSegment, NoGossip: true}
 }
 
 // start starts a peer and waits until it is ready.
@@ -201,7 +204,7 @@ func TestFirstStartSurvivesPowerLossAnywhere(t *testing.T) {
 			keep(t, p, "a", testBody)
 			id := p.cluster
 			stop(t, p)
-			for n := range minDrives {
+			for n := range testDrives {
 				identity, err := drive.ReadIdentity(after, drivePath(n+1))
 				if err != nil || identity.Cluster != id {
 					t.Errorf("drive %d is of cluster %v, not %v: %v", n+1, identity.Cluster, id, err)
@@ -231,7 +234,7 @@ func TestDrivesAreKnownByIdentityWhateverTheirPath(t *testing.T) {
 	defer stop(t, p)
 	wantRead(t, p, "a", testBody)
 	st, err := source{p, p.core.Load()}.Status(t.Context())
-	if err != nil || st.DrivesUp != minDrives || len(st.Drives) != minDrives {
+	if err != nil || st.DrivesUp != testDrives || len(st.Drives) != testDrives {
 		t.Errorf("%d of %d drives are up: %v", st.DrivesUp, len(st.Drives), err)
 	}
 	if st.Drives[0].Name != "d1" || st.Drives[0].Path != drivePath(3) {
@@ -283,7 +286,7 @@ func TestUpToFourDrivesMayBeMissingAndMoreAreWaitedFor(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	poll(t, "the drives to come back", func() bool { return len(p.drives.All()) == minDrives })
+	poll(t, "the drives to come back", func() bool { return len(p.drives.All()) == testDrives })
 }
 
 func TestADriveThatHangsHoldsNothingUp(t *testing.T) {
@@ -303,7 +306,7 @@ func TestADriveThatHangsHoldsNothingUp(t *testing.T) {
 		t.Errorf("the drives are: %s", text)
 	}
 	hang.Clear()
-	poll(t, "the drive to come back", func() bool { return len(p.drives.All()) == minDrives })
+	poll(t, "the drive to come back", func() bool { return len(p.drives.All()) == testDrives })
 }
 
 func TestBlankAndForeignDrivesAreLeftAlone(t *testing.T) {
@@ -328,7 +331,7 @@ func TestBlankAndForeignDrivesAreLeftAlone(t *testing.T) {
 	defer stop(t, p)
 	wantRead(t, p, "a", testBody)
 	rows, err := source{p, p.core.Load()}.Drives(t.Context())
-	if err != nil || len(rows) != minDrives {
+	if err != nil || len(rows) != testDrives {
 		t.Fatalf("%d rows: %v", len(rows), err)
 	}
 	if rows[0].Name != "d1" || rows[0].State != string(slotBlank) || rows[1].Name != "d2" || rows[1].State != string(slotForeign) {
@@ -371,11 +374,11 @@ func TestStartRefusesWithASentence(t *testing.T) {
 			t.Errorf("drives were made although the port is taken: %v", err)
 		}
 	})
-	t.Run("too few drives", func(t *testing.T) {
+	t.Run("no drive", func(t *testing.T) {
 		config := testConfig()
-		config.Drives = config.Drives[1:]
+		config.Drives = nil
 		if _, err := Start(t.Context(), config, testSeams(vfs.NewMemory(9))); !errors.Is(err, ErrConfig) {
-			t.Errorf("eleven drives: %v", err)
+			t.Errorf("no drive: %v", err)
 		}
 	})
 	t.Run("too little memory", func(t *testing.T) {

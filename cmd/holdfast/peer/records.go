@@ -9,14 +9,15 @@ import (
 
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/cluster"
-	"github.com/holdfast/holdfast/cluster/placement"
+	"github.com/holdfast/holdfast/cluster/join"
 	"github.com/holdfast/holdfast/cluster/root"
+	"github.com/holdfast/holdfast/cluster/topology"
 )
 
 // The rows that a peer keeps in the root group, beside those of the catalog.
 const (
-	infoName = "info" // of kind root.Cluster: the row that says a first start got this far
-	groupLen = chunkstore.Shards * len(cluster.DriveID{})
+	infoName = "info"                                     // of kind root.Cluster: the row that says a first start got this far
+	groupLen = chunkstore.Shards * len(cluster.DriveID{}) // of a list of slots in a row
 )
 
 // infoRecord is the cluster's own row.
@@ -25,92 +26,91 @@ type infoRecord struct {
 	Created time.Time `json:"created"`
 }
 
-// driveRecord is one drive of the topology.
-type driveRecord struct {
-	Name string `json:"name"`
-	Path string `json:"path"` // where it was last seen
-	Peer string `json:"peer"`
-	Zone string `json:"zone,omitempty"`
-	Rack string `json:"rack,omitempty"`
-}
-
 // keyRecord is an access key.
 type keyRecord struct {
 	Secret string `json:"secret"`
 	Root   bool   `json:"root"`
 }
 
-// foundCluster commits what a plan says, as one command: either all of the cluster exists or none of it.
-func foundCluster(ctx context.Context, client *root.Client, p *plan, config *Config, key Credentials, devices map[string]uint64) error {
+// foundCluster commits what a plan says, as one command: either all of the cluster exists or none of it. It tells whether
+// it was this call that did.
+func foundCluster(ctx context.Context, client *root.Client, p *plan, config *Config, founding *join.Founding, key Credentials, drives []topology.Drive) (bool, error) {
 	switch _, err := client.Row(ctx, root.Cluster, infoName); {
 	case err == nil:
-		return nil // this step was done before a crash
+		return false, nil // this step was done before a crash
 	case !errors.Is(err, root.ErrNotFound):
-		return err
+		return false, err
 	}
-	rows, err := foundingRows(p, config, key, devices)
+	rows, err := foundingRows(p, config, founding, key, drives)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if _, err := client.PutRows(ctx, rows); err != nil && !errors.Is(err, root.ErrConflict) {
-		return fmt.Errorf("write the first records of the cluster: %w", err)
+	switch _, err := client.PutRows(ctx, rows); {
+	case errors.Is(err, root.ErrConflict):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("write the first records of the cluster: %w", err)
 	}
-	return nil
+	return true, nil
 }
 
-func foundingRows(p *plan, config *Config, key Credentials, devices map[string]uint64) ([]root.Row, error) {
-	var rows []root.Row
-	add := func(kind root.Kind, name string, value any) error {
-		text, err := json.Marshal(value)
-		rows = append(rows, root.Row{Kind: kind, Name: name, Value: text})
-		return err
-	}
+func foundingRows(p *plan, config *Config, founding *join.Founding, key Credentials, drives []topology.Drive) ([]root.Row, error) {
 	peerID, err := cluster.ParseID(p.Peer)
 	if err != nil {
 		return nil, err
 	}
-	var drives []placement.Drive
-	for _, d := range p.Drives {
-		id, err := cluster.ParseID(d.Drive)
-		if err != nil {
-			return nil, err
-		}
-		record := driveRecord{Name: d.Name, Path: d.Path, Peer: p.Peer, Zone: config.Zone, Rack: config.Rack}
-		if err := add(root.Drives, d.Drive, record); err != nil {
-			return nil, err
-		}
-		drives = append(drives, placement.Drive{
-			ID: cluster.DriveID(id), Peer: cluster.PeerID(peerID), Device: devices[d.Path], Zone: config.Zone, Rack: config.Rack,
-		})
+	var m topology.Map
+	if _, err := m.AddPeer(firstPeer(cluster.PeerID(peerID), config, founding)); err != nil {
+		return nil, err
 	}
-	groups, err := placement.Groups(drives, placement.Count(len(drives)))
+	for _, d := range drives {
+		d.Peer = cluster.PeerID(peerID)
+		if err := m.SetDrive(d); err != nil {
+			return nil, err
+		}
+	}
+	rows, err := topology.FoundingRows(m)
 	if err != nil {
 		return nil, err
 	}
-	for i, slots := range groups {
-		row := root.Row{Kind: root.Groups, Name: fmt.Sprintf("%08d", i+1), Value: make([]byte, 0, groupLen)}
-		for _, id := range slots {
-			row.Value = append(row.Value, id[:]...)
+	rows = append(rows, founding.Rows...)
+	for _, row := range []struct {
+		kind  root.Kind
+		name  string
+		value any
+	}{
+		{root.Keys, key.AccessKey, keyRecord{Secret: string(key.Secret), Root: true}},
+		{root.Cluster, infoName, infoRecord{Cluster: p.Cluster, Created: p.Created}},
+	} {
+		text, err := json.Marshal(row.value)
+		if err != nil {
+			return nil, err
 		}
-		rows = append(rows, row)
+		rows = append(rows, root.Row{Kind: row.kind, Name: row.name, Value: text})
 	}
-	if err := add(root.Keys, key.AccessKey, keyRecord{Secret: string(key.Secret), Root: true}); err != nil {
-		return nil, err
-	}
-	err = add(root.Cluster, infoName, infoRecord{Cluster: p.Cluster, Created: p.Created})
-	return rows, err
+	return rows, nil
 }
 
-// decodeGroup reads a row of kind root.Groups.
-func decodeGroup(row root.Row) (chunkstore.Group, error) {
-	var g chunkstore.Group
-	if _, err := fmt.Sscanf(row.Name, "%d", &g.ID); err != nil || len(row.Value) != groupLen {
-		return g, fmt.Errorf("placement group %q of %d bytes is malformed", row.Name, len(row.Value))
+// firstPeer is the row of a cluster's first peer. Its addresses follow when it listens.
+func firstPeer(id cluster.PeerID, config *Config, founding *join.Founding) topology.Peer {
+	return topology.Peer{
+		ID: id, Name: config.Name, Zone: config.Zone, Rack: config.Rack, State: topology.Active,
+		Key: founding.Credentials.PublicKey(), Command: commandFormat,
 	}
-	for i := range g.Slots {
-		g.Slots[i] = cluster.DriveID(row.Value[i*len(cluster.DriveID{}):])
+}
+
+// rootKeyOf finds the root access key among the rows of keys, nil when there is none.
+func rootKeyOf(rows []root.Row) (*Credentials, error) {
+	for _, row := range rows {
+		var record keyRecord
+		if err := json.Unmarshal(row.Value, &record); err != nil {
+			return nil, fmt.Errorf("access key row %q: %w", row.Name, err)
+		}
+		if record.Root {
+			return &Credentials{AccessKey: row.Name, Secret: Secret(record.Secret)}, nil
+		}
 	}
-	return g, nil
+	return nil, nil
 }
 
 // settleRootKey makes config's key the root key when it demands one, and returns the one that holds.
@@ -152,25 +152,4 @@ func settleRootKey(ctx context.Context, client *root.Client, demanded *Credentia
 		return Credentials{}, fmt.Errorf("store the root access key: %w", err)
 	}
 	return *demanded, nil
-}
-
-// knownDrives reads the topology's drives by id.
-func knownDrives(ctx context.Context, client *root.Client) (map[cluster.DriveID]driveRecord, error) {
-	rows, err := client.Rows(ctx, root.Drives, "", "", 0)
-	if err != nil {
-		return nil, err
-	}
-	drives := make(map[cluster.DriveID]driveRecord, len(rows))
-	for _, row := range rows {
-		id, err := cluster.ParseID(row.Name)
-		if err != nil {
-			return nil, fmt.Errorf("drive row %q: %w", row.Name, err)
-		}
-		var record driveRecord
-		if err := json.Unmarshal(row.Value, &record); err != nil {
-			return nil, fmt.Errorf("drive row %q: %w", row.Name, err)
-		}
-		drives[cluster.DriveID(id)] = record
-	}
-	return drives, nil
 }

@@ -171,7 +171,9 @@ func (s *slot) step(ctx context.Context) {
 
 // start opens and registers the drive that was found.
 func (s *slot) start(ctx context.Context, found slotState) slotState {
-	if _, open := s.drives.Get(found.identity.Drive); open {
+	if other, open := s.drives.Get(found.identity.Drive); open && moved(other) {
+		s.drives.Remove(other.ID()) // its row follows it here
+	} else if open {
 		found.kind = slotTwice
 		found.reason = fmt.Sprintf("drive %s is open under another path: this is a copy of it", found.identity.Name)
 		return found
@@ -192,6 +194,12 @@ func (s *slot) start(ctx context.Context, found slotState) slotState {
 	}
 	s.open = opened
 	return found
+}
+
+// moved says that a drive was registered as one of another peer, which does not have it any more.
+func moved(d chunkstore.Drive) bool {
+	_, elsewhere := d.(*remoteDrive)
+	return elsewhere && d.Status().Down != nil
 }
 
 // close takes the drive out and closes it.

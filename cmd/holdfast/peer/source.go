@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/topology"
 	"github.com/holdfast/holdfast/cmd/holdfast/admin"
 )
 
@@ -48,14 +49,15 @@ func (s source) Status(ctx context.Context) (*admin.Status, error) {
 		st.DrivesUp = countUp(st.Drives)
 		return st, nil
 	}
-	for _, w := range s.core.workers.States() {
-		row := admin.Work{Name: w.Name, State: w.Doing}
-		if w.Err != nil {
-			row.Error = oneLine(w.Err)
-		}
-		st.Work = append(st.Work, row)
+	reports, err := s.core.reports(ctx)
+	if err != nil {
+		return nil, err
 	}
-	err = s.fillFromNames(ctx, st)
+	own := reports[p.id()]
+	st.Work, st.Traffic, st.Memory = own.Work, own.Traffic, own.Memory
+	s.core.describeCluster(st, reports)
+	st.DrivesUp = countUp(st.Drives)
+	err = s.core.fillFromNames(ctx, st, reports)
 	st.Names = err == nil
 	if err != nil {
 		// An operator asks most when names do not answer: what is known without them is shown then, and why.
@@ -68,83 +70,46 @@ func (s source) Status(ctx context.Context) (*admin.Status, error) {
 // oneLine writes an error, which may be several joined, on one line.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
-// fillFromNames fills what only the catalog knows.
-func (s source) fillFromNames(ctx context.Context, st *admin.Status) error {
-	st.Drives = s.driveRows(nil)
-	st.DrivesUp = countUp(st.Drives)
+// fillFromNames fills what only the names know.
+func (c *core) fillFromNames(ctx context.Context, st *admin.Status, reports map[cluster.PeerID]report) error {
 	ctx, cancel := context.WithTimeout(ctx, statusPatience)
 	defer cancel()
-	known, err := knownDrives(ctx, s.core.catalog.Root())
-	if err != nil {
-		return err
-	}
-	st.Drives = s.driveRows(known)
-	for _, record := range known {
-		st.Peer = record.Peer
-	}
-	return errors.Join(s.core.health(ctx, st), s.core.content(ctx, st))
+	return errors.Join(c.health(ctx, st, reports), c.content(ctx, st))
 }
 
-// health fills what the floor of bytes and the log know.
-func (c *core) health(ctx context.Context, st *admin.Status) error {
+// health fills what the floor of bytes and the logs know.
+func (c *core) health(ctx context.Context, st *admin.Status, reports map[cluster.PeerID]report) error {
 	h, err := c.chunks.Health(ctx)
 	if err != nil {
 		return fmt.Errorf("health of the chunk store: %w", err)
 	}
-	st.Losses.Bytes = admin.Tolerance{Drives: h.DriveLosses, Devices: h.DeviceLosses}
-	st.Protection = admin.Shortage{Chunks: max(int64(h.Intents), c.repair.Progress().UnderProtected), Volumes: int64(h.UnderVolumes)}
+	st.Losses.Bytes = admin.Tolerance{Drives: h.DriveLosses, Devices: h.DeviceLosses, Peers: h.PeerLosses, Zones: h.ZoneLosses}
+	short := int64(h.Intents)
+	for _, r := range reports {
+		if r.Repair != nil {
+			short = max(short, r.Repair.UnderProtected)
+			st.Waiting.Remains = r.Repair.Remains
+		}
+	}
+	st.Protection = admin.Shortage{Chunks: short, Volumes: int64(h.UnderVolumes)}
 	st.Memory.Budget, st.Memory.InUse = h.MemoryTotal, h.MemoryUsed
-	stats := c.chunks.Stats()
-	st.Traffic = admin.Traffic{Written: stats.BytesWritten, Read: stats.BytesRead, FromDrives: stats.ShardBytes}
-	// One voter: the root group stands on the same mirrors as the tablets.
-	st.Losses.Names = c.namesTolerance()
-	st.Losses.Root = st.Losses.Names
+	st.Losses.Root = c.namesTolerance(rootGroup, reports)
+	st.Losses.Names = c.namesTolerance(tabletGroup, reports)
 	for _, d := range st.Drives {
 		st.Content.Stored += d.Bytes
 	}
 	return nil
 }
 
-// namesTolerance says how many drives and devices the log may lose.
-func (c *core) namesTolerance() admin.Tolerance {
-	mirrors := c.host.Mirrors()
-	if mirrors.Failure != nil {
-		return admin.Tolerance{Drives: -1, Devices: -1}
-	}
-	members := make(map[uint64]int)
-	for _, m := range mirrors.Members {
-		if d, ok := c.peer.drives.Get(m.Drive); ok {
-			members[d.Status().Device]++
-		}
-	}
-	var onDevice []int // drives of each device, most first: the worst losses
-	perDevice := make(map[uint64]int)
-	for _, d := range c.peer.drives.All() {
-		perDevice[d.Status().Device]++
-	}
-	for _, n := range perDevice {
-		onDevice = append(onDevice, n)
-	}
-	slices.SortFunc(onDevice, func(a, b int) int { return b - a })
-	devices, lost := 0, 0
-	for _, n := range onDevice {
-		if lost += n; lost > mirrors.Tolerated || devices+1 >= len(members) {
-			break
-		}
-		devices++
-	}
-	return admin.Tolerance{Drives: mirrors.Tolerated, Devices: devices}
-}
-
 // content fills the counts of what is stored, which the catalog keeps exact with every change.
 func (c *core) content(ctx context.Context, st *admin.Status) error {
-	buckets, err := c.catalog.Buckets(ctx)
+	buckets, err := c.names.Buckets(ctx)
 	if err != nil {
 		return err
 	}
 	t := &st.Content
 	for _, b := range buckets {
-		u, err := c.catalog.Usage(ctx, b.ID)
+		u, err := c.names.Usage(ctx, b.ID)
 		if err != nil {
 			return fmt.Errorf("usage of bucket %s: %w", b.Name, err)
 		}
@@ -159,11 +124,11 @@ func (c *core) content(ctx context.Context, st *admin.Status) error {
 	if data := t.Bytes + t.VersionBytes + t.PartBytes; data > 0 {
 		t.Factor = float64(t.Stored) / float64(data)
 	}
-	counts, err := c.catalog.Counts(ctx)
+	counts, err := c.names.Counts(ctx)
 	if err != nil {
 		return err
 	}
-	st.Waiting = admin.Waiting{Freed: counts.Freed, Sweep: counts.Shared, Staged: counts.Staged, Remains: c.repair.Progress().Remains}
+	st.Waiting.Freed, st.Waiting.Sweep, st.Waiting.Staged = counts.Freed, counts.Shared, counts.Staged
 	return nil
 }
 
@@ -172,11 +137,11 @@ func (s source) Drives(ctx context.Context) ([]admin.Drive, error) {
 	if s.core == nil {
 		return s.driveRows(nil), nil
 	}
-	known, err := knownDrives(ctx, s.core.catalog.Root())
+	reports, err := s.core.reports(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return s.driveRows(known), nil
+	return s.core.allDrives(reports), nil
 }
 
 func countUp(drives []admin.Drive) int {
@@ -191,8 +156,8 @@ func countUp(drives []admin.Drive) int {
 
 // driveRows joins the configured directories with the drives that the cluster knows: each directory is a row, named
 // for the drive in it, or for the one that should be there; a known drive without a directory is a row too.
-func (s source) driveRows(known map[cluster.DriveID]driveRecord) []admin.Drive {
-	var rows []admin.Drive
+func (s source) driveRows(known map[cluster.DriveID]topology.Drive) []admin.Drive {
+	rows := []admin.Drive{}
 	var empty []int // rows without a drive of this cluster in them
 	found := make(map[cluster.DriveID]bool)
 	for _, slot := range s.peer.slots {
@@ -228,7 +193,7 @@ func describeDrive(row *admin.Drive, st chunkstore.DriveStatus) {
 
 // nameEmpty gives each directory without a drive the name of the missing drive that was last seen there, else of any
 // missing one, and adds rows for those that are left.
-func nameEmpty(rows []admin.Drive, empty []int, known map[cluster.DriveID]driveRecord, found map[cluster.DriveID]bool) []admin.Drive {
+func nameEmpty(rows []admin.Drive, empty []int, known map[cluster.DriveID]topology.Drive, found map[cluster.DriveID]bool) []admin.Drive {
 	var missing []cluster.DriveID
 	for id := range known {
 		if !found[id] {
@@ -284,22 +249,15 @@ func (s source) Volumes(ctx context.Context) ([]admin.Volume, error) {
 	if s.core == nil {
 		return nil, errWaiting
 	}
-	known, err := knownDrives(ctx, s.core.catalog.Root())
-	if err != nil {
-		return nil, err
-	}
+	known := s.core.watcher.Map()
 	rows := []admin.Volume{}
-	err = chunkstore.EachVolume(ctx, volumes{s.core.catalog}, func(v chunkstore.Volume) error {
+	err := chunkstore.EachVolume(ctx, s.core.volumes(), func(v chunkstore.Volume) error {
 		row := admin.Volume{ID: uint64(v.ID), Group: v.Group, Epoch: uint64(v.Epoch), State: "open"}
 		if v.State == chunkstore.VolumeSealed {
 			row.State = "sealed"
 		}
 		for i, id := range v.Slots {
-			name := known[id].Name
-			if name == "" {
-				name = id.String()
-			}
-			row.Slots = append(row.Slots, name)
+			row.Slots = append(row.Slots, driveName(&known, id))
 			if id != v.Home[i] {
 				row.Away++
 			}

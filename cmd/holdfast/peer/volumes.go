@@ -10,6 +10,7 @@ import (
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/root"
+	"github.com/holdfast/holdfast/cluster/topology"
 	"github.com/holdfast/holdfast/metadata"
 	"github.com/holdfast/holdfast/multipart"
 )
@@ -31,7 +32,10 @@ var errVolumeRow = errors.New("volume row is malformed")
 
 // volumes implements chunkstore.Volumes over rows of the catalog and of the root group.
 type volumes struct {
-	catalog *metadata.Catalog
+	catalog metadata.Names
+	root    *root.Client
+	// groups are the placement groups of the newest topology.
+	groups func(ctx context.Context) ([]topology.Group, error)
 }
 
 var _ chunkstore.Volumes = volumes{}
@@ -107,7 +111,7 @@ func (a volumes) Volume(ctx context.Context, id chunkstore.VolumeID) (chunkstore
 
 // CreateVolume implements chunkstore.Volumes.
 func (a volumes) CreateVolume(ctx context.Context, v chunkstore.Volume) (chunkstore.Volume, error) {
-	id, err := a.catalog.Root().Allocate(ctx, root.Any)
+	id, err := a.root.Allocate(ctx, root.Any)
 	if err != nil {
 		return chunkstore.Volume{}, fmt.Errorf("number a volume: %w", err)
 	}
@@ -176,17 +180,19 @@ func (a volumes) LeaseChunkBlock(ctx context.Context) (uint64, error) {
 
 // Groups implements chunkstore.Volumes.
 func (a volumes) Groups(ctx context.Context) ([]chunkstore.Group, error) {
-	rows, err := a.catalog.Root().Rows(ctx, root.Groups, "", "", 0)
+	all, err := a.groups(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("placement groups: %w", err)
 	}
-	groups := make([]chunkstore.Group, len(rows))
-	for i, row := range rows {
-		if groups[i], err = decodeGroup(row); err != nil {
-			return nil, err
-		}
+	return chunkGroups(all), nil
+}
+
+func chunkGroups(all []topology.Group) []chunkstore.Group {
+	groups := make([]chunkstore.Group, 0, len(all))
+	for _, g := range all {
+		groups = append(groups, chunkstore.Group{ID: g.Number, Slots: g.Slots})
 	}
-	return groups, nil
+	return groups
 }
 
 // AddIntent implements chunkstore.Volumes: the missing shards of an intent that is there already stay in it.

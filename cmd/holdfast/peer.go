@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast/holdfast/cmd/holdfast/admin"
+)
+
+func newPeer(s *session) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "peer",
+		Short: "Look at the peers of the cluster, drain and remove them",
+		Args:  cobra.ArbitraryArgs,
+		RunE:  needsSubcommand,
+	}
+	cmd.AddCommand(newPeerLs(s),
+		newPeerAction(s, admin.Drain, "Move everything from a peer to the others", `Moves the shards and replicas of a peer to the others while everything goes on. `+"`holdfast status`"+` shows how far
+it is; when the peer is empty, remove it with `+"`holdfast peer rm`"+`.`),
+		newPeerAction(s, admin.Undrain, "Let a drained peer take part again", "Ends a drain: the peer takes new shards and replicas again."),
+		newPeerAction(s, admin.Remove, "Remove a peer for ever", `Removes a peer that was drained, and revokes its certificate. With --force also one that still holds data, when it is
+lost for good: what it held is made again from the other shards. A removed peer can come back only as a new one.`))
+	return cmd
+}
+
+func newPeerLs(s *session) *cobra.Command {
+	o := lookOptions{}
+	cmd := &cobra.Command{
+		Use:   "ls",
+		Short: "List the peers",
+		Long:  "Lists the peers with their zone, addresses, drives and what they lead, as the peer sees them that is asked.",
+		Args:  exactArgs(0),
+		RunE:  func(cmd *cobra.Command, _ []string) error { return runPeerLs(cmd.Context(), s, &o) },
+	}
+	o.bind(cmd)
+	return cmd
+}
+
+func runPeerLs(ctx context.Context, s *session, o *lookOptions) error {
+	client, err := s.adminClient(&o.client)
+	if err != nil {
+		return err
+	}
+	status, err := client.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return s.printJSON(status.Peers)
+	}
+	t := newTable("PEER", "STATE", "ZONE", "RACK", "DRIVES", "LEADS", "UP", "VERSION", "S3", "PEER ADDRESS")
+	for _, p := range status.Peers {
+		up := "-"
+		if p.Up {
+			up = p.Uptime.Round(time.Second).String()
+		}
+		t.add(p.Name, peerState(&p), nonEmpty(p.Zone, "-"), nonEmpty(p.Rack, "-"), fmt.Sprintf("%d/%d", p.DrivesUp, p.Drives),
+			nonEmpty(strings.Join(p.Leads, ","), "-"), up, nonEmpty(p.Version, "-"), p.S3, p.Peer)
+	}
+	if err := t.print(s.out); err != nil {
+		return err
+	}
+	for _, p := range status.Peers {
+		if p.Up {
+			continue
+		}
+		if _, err := fmt.Fprintf(s.out, "%s: %s\n", p.Name, p.Reason); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// peerState is a word for how a peer is.
+func peerState(p *admin.Peer) string {
+	switch {
+	case !p.Up:
+		return "down"
+	case p.State != "active":
+		return p.State
+	}
+	return "up"
+}
+
+// actionOptions are those of commands that do something to a peer or a drive.
+type actionOptions struct {
+	look  lookOptions
+	force bool
+}
+
+func (o *actionOptions) bind(cmd *cobra.Command, action string) {
+	o.look.bind(cmd)
+	if action == admin.Remove {
+		cmd.Flags().BoolVar(&o.force, "force", false, "also when it still holds data")
+	}
+}
+
+func newPeerAction(s *session, action, short, long string) *cobra.Command {
+	o := actionOptions{}
+	cmd := &cobra.Command{
+		Use:   action + " PEER",
+		Short: short,
+		Long:  long,
+		Args:  exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runAction(cmd.Context(), s, &o, args[0], action, (*admin.Client).ActOnPeer)
+		},
+	}
+	o.bind(cmd, action)
+	return cmd
+}
+
+func runAction(ctx context.Context, s *session, o *actionOptions, name, action string,
+	do func(c *admin.Client, ctx context.Context, name, action string, force bool) (*admin.Done, error)) error {
+	client, err := s.adminClient(&o.look.client)
+	if err != nil {
+		return err
+	}
+	done, err := do(client, ctx, name, action, o.force)
+	if err != nil {
+		return err
+	}
+	if o.look.json {
+		return s.printJSON(done)
+	}
+	_, err = fmt.Fprintln(s.out, done.Said)
+	return err
+}

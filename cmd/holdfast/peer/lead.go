@@ -1,0 +1,56 @@
+package peer
+
+import (
+	"context"
+	"sync"
+
+	"github.com/holdfast/holdfast/cluster/worker"
+	"github.com/holdfast/holdfast/metadata"
+)
+
+// leadership runs the work that changes rows on the peer that leads the tablet, and only there: repair, rebalance, the
+// deletion of freed chunks. Two peers may do it for a moment while leadership moves; rows have revisions, so the slower
+// one loses.
+type leadership struct {
+	core *core
+
+	mu    sync.Mutex
+	group *worker.Group // nil while another peer leads
+}
+
+// work does it until ctx ends.
+func (l *leadership) work(ctx context.Context, _ *metadata.Catalog) {
+	group := worker.NewGroup(l.core.peer.log)
+	l.set(group)
+	for _, w := range l.core.leaderWork() {
+		if err := group.Go(w); err != nil { // only after Close
+			l.core.peer.log.Error("work of the leader was not started", "worker", w.Name(), "err", err)
+		}
+	}
+	<-ctx.Done()
+	l.set(nil)
+	group.Close()
+}
+
+func (l *leadership) set(group *worker.Group) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.group = group
+}
+
+// leads says that this peer does the work now.
+func (l *leadership) leads() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.group != nil
+}
+
+// states are those of the work, none while another peer leads.
+func (l *leadership) states() []worker.State {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.group == nil {
+		return nil
+	}
+	return l.group.States()
+}
