@@ -1,10 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/holdfast/holdfast/cmd/holdfast/admin"
 )
 
 func newCompletion(s *session) *cobra.Command {
@@ -49,4 +53,27 @@ func runCompletion(s *session, root *cobra.Command, shell string) error {
 		return root.GenPowerShellCompletionWithDesc(s.out)
 	}
 	return usageError(fmt.Errorf("no completion for %q: it is bash, zsh, fish or powershell", shell))
+}
+
+// completionPatience is how long a shell waits for a cluster before it completes nothing.
+const completionPatience = 2 * time.Second
+
+// completeFrom completes the one argument of a command with names that the cluster knows.
+func (s *session) completeFrom(o *clientOptions, names func(*admin.Status) []string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 || s.config.resolve(cmd) != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		client, err := s.adminClient(o)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), completionPatience)
+		defer cancel()
+		status, err := client.Status(ctx)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return names(status), cobra.ShellCompDirectiveNoFileComp
+	}
 }

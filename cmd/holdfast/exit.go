@@ -17,7 +17,7 @@ const (
 	exitUnsound     = 3   // status and fsck: something is wrong with what is stored or with a drive; bench: a bar was missed
 	exitUnreachable = 4   // no gateway answers at the endpoint
 	exitRefused     = 5   // the gateway refused the access key
-	exitNotFound    = 6   // the bucket or object does not exist
+	exitNotFound    = 6   // the bucket, object, peer or drive does not exist
 	exitInterrupted = 130 // ended by SIGINT or SIGTERM before it was done
 )
 
@@ -54,6 +54,8 @@ func report(w io.Writer, ctx context.Context, err error) int {
 		code = exitUnreachable
 	case errors.Is(err, admin.ErrRefused):
 		code = exitRefused
+	case errors.Is(err, admin.ErrNotFound):
+		code = exitNotFound
 	}
 	if _, werr := fmt.Fprintf(w, "holdfast: %v\n", err); werr != nil {
 		return exitError

@@ -19,8 +19,8 @@ func newPeer(s *session) *cobra.Command {
 		RunE:  needsSubcommand,
 	}
 	cmd.AddCommand(newPeerLs(s),
-		newPeerAction(s, admin.Drain, "Move everything from a peer to the others", `Moves the shards and replicas of a peer to the others while everything goes on. `+"`holdfast status`"+` shows how far
-it is; when the peer is empty, remove it with `+"`holdfast peer rm`"+`.`),
+		newPeerAction(s, admin.Drain, "Move everything from a peer to the others", `Moves the shards and replicas of a peer to the others while everything goes on. `+"`holdfast status`"+` shows how much is
+left; when the peer is empty, remove it with `+"`holdfast peer rm`"+`.`),
 		newPeerAction(s, admin.Undrain, "Let a drained peer take part again", "Ends a drain: the peer takes new shards and replicas again."),
 		newPeerAction(s, admin.Remove, "Remove a peer for ever", `Removes a peer that was drained, and revokes its certificate. With --force also one that still holds data, when it is
 lost for good: what it held is made again from the other shards. A removed peer can come back only as a new one.`))
@@ -52,14 +52,14 @@ func runPeerLs(ctx context.Context, s *session, o *lookOptions) error {
 	if o.json {
 		return s.printJSON(status.Peers)
 	}
-	t := newTable("PEER", "STATE", "ZONE", "RACK", "DRIVES", "LEADS", "UP", "VERSION", "S3", "PEER ADDRESS")
+	t := newTable("PEER", "STATE", "ZONE", "RACK", "DRIVES", "LEADS", "UPTIME", "VERSION", "S3", "PEER ADDRESS")
 	for _, p := range status.Peers {
 		up := "-"
 		if p.Up {
 			up = p.Uptime.Round(time.Second).String()
 		}
 		t.add(p.Name, peerState(&p), nonEmpty(p.Zone, "-"), nonEmpty(p.Rack, "-"), fmt.Sprintf("%d/%d", p.DrivesUp, p.Drives),
-			nonEmpty(strings.Join(p.Leads, ","), "-"), up, nonEmpty(p.Version, "-"), p.S3, p.Peer)
+			nonEmpty(strings.Join(p.Leads, " "), "-"), up, nonEmpty(p.Version, "-"), p.S3, p.Peer)
 	}
 	if err := t.print(s.out); err != nil {
 		return err
@@ -106,6 +106,13 @@ func newPeerAction(s *session, action, short, long string) *cobra.Command {
 		Short: short,
 		Long:  long,
 		Args:  exactArgs(1),
+		ValidArgsFunction: s.completeFrom(&o.look.client, func(st *admin.Status) []string {
+			var names []string
+			for _, p := range st.Peers {
+				names = append(names, p.Name)
+			}
+			return names
+		}),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runAction(cmd.Context(), s, &o, args[0], action, (*admin.Client).ActOnPeer)
 		},
@@ -124,9 +131,14 @@ func runAction(ctx context.Context, s *session, o *actionOptions, name, action s
 	if err != nil {
 		return err
 	}
-	if o.look.json {
+	return s.sayDone(&o.look, done)
+}
+
+// sayDone tells what an action came to.
+func (s *session) sayDone(o *lookOptions, done *admin.Done) error {
+	if o.json {
 		return s.printJSON(done)
 	}
-	_, err = fmt.Fprintln(s.out, done.Said)
+	_, err := fmt.Fprintln(s.out, done.Said)
 	return err
 }

@@ -73,15 +73,7 @@ func statusText(st *admin.Status) string {
 		writePeers(&b, st)
 	}
 	fmt.Fprintf(&b, "  drives    %d of %d up\n", st.DrivesUp, len(st.Drives))
-	for _, d := range st.Drives {
-		if d.State != "up" || d.Reason != "" {
-			name := d.Name
-			if len(st.Peers) > 1 {
-				name = d.Peer + "/" + d.Name
-			}
-			fmt.Fprintf(&b, "            %s at %s: %s\n", name, d.Path, nonEmpty(d.Reason, d.State))
-		}
-	}
+	writeDrives(&b, st)
 	if st.Names {
 		c := &st.Content
 		fmt.Fprintf(&b, "  content   %s, %s, %s\n", plural(c.Buckets, "bucket"), plural(c.Objects, "object"), size(c.Bytes))
@@ -89,11 +81,15 @@ func statusText(st *admin.Status) string {
 			fmt.Fprintf(&b, "            %s (%s), %s under way (%s)\n", plural(c.Versions, "noncurrent version"), size(c.VersionBytes),
 				plural(c.Uploads, "upload"), size(c.PartBytes))
 		}
-		fmt.Fprintf(&b, "  on drives %s%s\n", size(c.Stored), factorText(c.Factor))
-		fmt.Fprintf(&b, "  survives  %-8s %s\n", "bytes", lossText(st, st.Losses.Bytes))
-		fmt.Fprintf(&b, "            %-8s %s\n", "names", lossText(st, st.Losses.Names))
-		fmt.Fprintf(&b, "            %-8s %s\n", "root", lossText(st, st.Losses.Root))
+		fmt.Fprintf(&b, "  on drives %s%s\n", size(c.Stored), factorText(st))
+		writeLosses(&b, st)
 		fmt.Fprintf(&b, "  repair    %s\n", shortageText(st.Protection))
+		if m := &st.Moving; m.Volumes > 0 {
+			fmt.Fprintf(&b, "  moving    %s, %s\n", plural(m.Volumes, "volume"), size(m.Bytes))
+		}
+		if n := st.Moving.Homeless; n > 0 {
+			fmt.Fprintf(&b, "            %s must leave a drive and CANNOT: there are too few other drives with room\n", plural(n, "volume"))
+		}
 		w := &st.Waiting
 		fmt.Fprintf(&b, "  waiting   %s to be deleted, %s for sweep, %s not published\n", plural(w.Freed, "freed row"),
 			plural(w.Sweep, "shared row"), plural(w.Staged, "staged file"))
@@ -119,57 +115,111 @@ func nonEmpty(texts ...string) string {
 	return ""
 }
 
-func factorText(factor float64) string {
-	if factor == 0 {
+// factorText is left out while drives are away: what they hold is not counted.
+func factorText(st *admin.Status) string {
+	if st.DrivesUp < len(st.Drives) {
+		return " on those that are up"
+	}
+	if st.Content.Factor == 0 {
 		return ""
 	}
-	return " (" + humanize.FtoaWithDigits(factor, 2) + " for each byte stored)"
+	return " (" + humanize.FtoaWithDigits(st.Content.Factor, 2) + " for each byte stored)"
 }
 
 // writePeers writes a line about the peers and their zones, and one for each that is not as it should be.
 func writePeers(b *strings.Builder, st *admin.Status) {
-	up := 0
+	up := make(map[string]bool)
 	zones := make(map[string]bool)
 	for _, p := range st.Peers {
 		zones[p.Zone] = true
 		if p.Up {
-			up++
+			up[p.Name] = true
 		}
 	}
 	where := ""
 	if len(zones) > 1 {
 		where = " in " + plural(int64(len(zones)), "zone")
 	}
-	fmt.Fprintf(b, "  peers     %d of %d up%s\n", up, len(st.Peers), where)
+	fmt.Fprintf(b, "  peers     %d of %d up%s\n", len(up), len(st.Peers), where)
 	for _, p := range st.Peers {
 		switch {
 		case !p.Up:
-			fmt.Fprintf(b, "            %s at %s: %s\n", p.Name, p.Peer, p.Reason)
+			fmt.Fprintf(b, "            %s is down (%s): %s\n", p.Name, p.Peer, p.Reason)
 		case p.State != "active":
-			fmt.Fprintf(b, "            %s is %s\n", p.Name, p.State)
+			fmt.Fprintf(b, "            %s is %s: %s\n", p.Name, p.State, leftText(st.Drives, func(d *admin.Drive) bool { return d.Peer == p.Name }))
 		}
 	}
 	for _, g := range st.Groups {
-		fmt.Fprintf(b, "  %-9s led by %s, %d of %d voters\n", g.Name, nonEmpty(g.Leader, "NOBODY"), len(g.Voters), g.Target)
+		here := 0
+		for _, name := range g.Voters {
+			if up[name] {
+				here++
+			}
+		}
+		text := fmt.Sprintf("%d of %s up", here, plural(int64(len(g.Voters)), "voter"))
+		if len(g.Voters) != g.Target {
+			text += fmt.Sprintf(", should be %d", g.Target)
+		}
+		fmt.Fprintf(b, "  %-9s led by %s, %s\n", g.Name, nonEmpty(g.Leader, "NOBODY"), text)
 	}
 }
 
-func lossText(st *admin.Status, t admin.Tolerance) string {
-	if t.Drives < 0 {
-		return "SOME CANNOT BE READ NOW"
+// leftText is how much the drives that are to be emptied still hold.
+func leftText(drives []admin.Drive, which func(*admin.Drive) bool) string {
+	var shards, bytes int64
+	for i := range drives {
+		if which(&drives[i]) {
+			shards += drives[i].Shards
+			bytes += drives[i].Bytes
+		}
 	}
-	text := "the loss of any " + plural(int64(t.Drives), "more drive") + ", of " + anyOf(t.Devices, "device")
-	if len(st.Peers) > 1 {
-		text += ", of " + anyOf(t.Peers, "peer") + ", of " + anyOf(t.Zones, "zone")
+	if shards == 0 {
+		return "it is empty"
 	}
-	return text
+	return plural(shards, "shard") + " left, " + size(bytes)
 }
 
-func anyOf(n int, what string) string {
-	if n <= 0 {
-		return "no " + what
+// writeDrives names the drives that are not as they should be. Those of a peer that is down are named by its own line.
+func writeDrives(b *strings.Builder, st *admin.Status) {
+	down := make(map[string]bool)
+	for _, p := range st.Peers {
+		down[p.Name] = !p.Up
 	}
-	return "any " + plural(int64(n), what)
+	for i := range st.Drives {
+		d := &st.Drives[i]
+		name := driveName(st.Peers, d)
+		switch {
+		case down[d.Peer]:
+		case d.State != "up" || d.Reason != "":
+			fmt.Fprintf(b, "            %s at %s: %s\n", name, d.Path, nonEmpty(d.Reason, d.State))
+		case d.Use == "draining":
+			fmt.Fprintf(b, "            %s is draining: %s\n", name, leftText(st.Drives[i:i+1], func(*admin.Drive) bool { return true }))
+		}
+	}
+}
+
+// writeLosses writes how many more losses bytes, names and root survive, in columns: any one of them, not all at once.
+func writeLosses(b *strings.Builder, st *admin.Status) {
+	many := len(st.Peers) > 1
+	fmt.Fprintf(b, "  survives  %-15s  drives  devices", "the loss of any")
+	if many {
+		fmt.Fprint(b, "  peers  zones")
+	}
+	fmt.Fprintln(b)
+	for _, row := range []struct {
+		name string
+		t    admin.Tolerance
+	}{{"bytes", st.Losses.Bytes}, {"names", st.Losses.Names}, {"root", st.Losses.Root}} {
+		if row.t.Drives < 0 {
+			fmt.Fprintf(b, "            %-15s  SOME CANNOT BE READ NOW\n", row.name)
+			continue
+		}
+		fmt.Fprintf(b, "            %-15s  %6d  %7d", row.name, row.t.Drives, row.t.Devices)
+		if many {
+			fmt.Fprintf(b, "  %5d  %5d", row.t.Peers, row.t.Zones)
+		}
+		fmt.Fprintln(b)
+	}
 }
 
 func shortageText(s admin.Shortage) string {

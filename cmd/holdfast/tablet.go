@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/holdfast/holdfast/cmd/holdfast/admin"
 )
 
 func newTablet(s *session) *cobra.Command {
@@ -25,8 +27,10 @@ func newTabletLs(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List the groups with their leaders and voters",
-		Args:  exactArgs(0),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return runTabletLs(cmd.Context(), s, &o) },
+		Long: `Lists the Raft groups: root keeps the cluster's own records, tablet the names of objects. WANTED is how many voters a
+group should have (holdfast cluster set chooses); learners are on their way to be voters.`,
+		Args: exactArgs(0),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runTabletLs(cmd.Context(), s, &o) },
 	}
 	o.bind(cmd)
 	return cmd
@@ -44,11 +48,21 @@ func runTabletLs(ctx context.Context, s *session, o *lookOptions) error {
 	if o.json {
 		return s.printJSON(status.Groups)
 	}
-	t := newTable("GROUP", "NAME", "LEADER", "TERM", "VOTERS", "LEARNERS")
+	t := newTable("GROUP", "NAME", "LEADER", "TERM", "WANTED", "VOTERS", "LEARNERS")
 	for _, g := range status.Groups {
-		voters := fmt.Sprintf("%s (%d of %d)", strings.Join(g.Voters, " "), len(g.Voters), g.Target)
-		t.add(strconv.FormatUint(g.ID, 10), g.Name, nonEmpty(g.Leader, "nobody"), strconv.FormatUint(g.Term, 10), voters,
-			nonEmpty(strings.Join(g.Learners, " "), "-"))
+		t.add(strconv.FormatUint(g.ID, 10), g.Name, nonEmpty(g.Leader, "NOBODY"), strconv.FormatUint(g.Term, 10), wantedText(&g),
+			nonEmpty(strings.Join(g.Voters, " "), "-"), nonEmpty(strings.Join(g.Learners, " "), "-"))
 	}
 	return t.print(s.out)
+}
+
+// wantedText is how many voters a group should have, and how many an operator chose where that is more than there can be.
+func wantedText(g *admin.Group) string {
+	switch {
+	case g.Set == 0:
+		return fmt.Sprintf("%d", g.Target)
+	case g.Set == g.Target:
+		return fmt.Sprintf("%d (set)", g.Target)
+	}
+	return fmt.Sprintf("%d (set: %d)", g.Target, g.Set)
 }

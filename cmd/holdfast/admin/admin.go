@@ -9,9 +9,29 @@
 //	POST /-/admin/token?life=10m     Token
 //	POST /-/admin/peer?peer=NAME&do=drain|undrain|rm[&force=true]           Done
 //	POST /-/admin/drive?drive=PEER/NAME&do=drain|undrain|rm[&force=true]    Done
+//	POST /-/admin/drives?path=DIR                                           Done
+//	POST /-/admin/settings?voters=N&root_voters=N                           Done
+//
+// What cannot be done is answered with 404 (there is no such thing), 409 (not as things are; ErrDeclined) or 503 (not now),
+// and a sentence.
 package admin
 
-import "time"
+import (
+	"errors"
+	"time"
+)
+
+// ErrDeclined marks an answer of a Source that is no trouble of the cluster: what was asked for is not done as things are.
+var ErrDeclined = errors.New("declined")
+
+// declined is an error that is ErrDeclined and says only what it says.
+type declined struct{ error }
+
+func (d declined) Is(target error) bool { return target == ErrDeclined }
+func (d declined) Unwrap() error        { return d.error }
+
+// Declined makes err an ErrDeclined.
+func Declined(err error) error { return declined{err} }
 
 // Prefix is where the API lives on the S3 listener. No bucket name can begin with a hyphen.
 const Prefix = "/-/admin/"
@@ -39,6 +59,7 @@ type Status struct {
 	Drives     []Drive  `json:"drives"`
 	Losses     Losses   `json:"losses_tolerated"`
 	Protection Shortage `json:"under_protected"`
+	Moving     Moving   `json:"moving"`
 	Work       []Work   `json:"work"`
 	Content    Content  `json:"content"`
 	Waiting    Waiting  `json:"waiting"`
@@ -100,8 +121,9 @@ type Group struct {
 	Term     uint64   `json:"term"`
 	Voters   []string `json:"voters"`
 	Learners []string `json:"learners,omitempty"`
-	// Target is how many voters it should have.
+	// Target is how many voters it should have. Set is what an operator chose, 0 for as many as suit the peers.
 	Target int `json:"target"`
+	Set    int `json:"voters_set"`
 }
 
 // Drive is one drive directory. State is one of the table in docs/cli.md; Reason is a sentence when it is not up, or up
@@ -145,6 +167,14 @@ type Shortage struct {
 	Chunks int64 `json:"chunks"`
 	// Volumes is the number of volumes with shards away from their home drives.
 	Volumes int64 `json:"volumes"`
+}
+
+// Moving is what is left to be moved to where the topology wants it, about: after peers or drives came, or are drained.
+type Moving struct {
+	Volumes int64 `json:"volumes"`
+	Bytes   int64 `json:"bytes"`
+	// Homeless is the number of volumes that must leave a drive and have nowhere to go.
+	Homeless int64 `json:"homeless_volumes"`
 }
 
 // Work is one background worker.
@@ -194,10 +224,18 @@ type Traffic struct {
 	FromDrives int64 `json:"read_from_drives_bytes"`
 }
 
-// Token is a join token, the only copy of its secret.
+// Token is a join token, the only copy of its secret. Addresses are where a peer that joins with it asks.
 type Token struct {
-	Token   string    `json:"token"`
-	Expires time.Time `json:"expires"`
+	Token     string    `json:"token"`
+	Expires   time.Time `json:"expires"`
+	Addresses []string  `json:"addresses"`
+}
+
+// Settings are what holds for the whole cluster. A nil field stays as it is.
+type Settings struct {
+	// Voters and RootVoters are how many voters a tablet and the root group have: odd, at most 9, or 0 for as many as suit
+	// the peers.
+	Voters, RootVoters *int
 }
 
 // Done says what an action came to, in a sentence.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -25,6 +26,8 @@ var (
 	ErrUnreachable = errors.New("cannot reach the gateway")
 	// ErrRefused says that the gateway refused the access key.
 	ErrRefused = errors.New("the gateway refused the request")
+	// ErrNotFound says that there is no such peer or drive.
+	ErrNotFound = errors.New("not found")
 )
 
 // Client asks one gateway. HTTP and all fields must be set.
@@ -71,6 +74,24 @@ func (c *Client) ActOnPeer(ctx context.Context, peer, action string, force bool)
 // ActOnDrive does something to a drive.
 func (c *Client) ActOnDrive(ctx context.Context, drive, action string, force bool) (*Done, error) {
 	return c.act(ctx, "drive", drive, action, force)
+}
+
+// AddDrive makes a drive of a blank directory of the peer that is asked.
+func (c *Client) AddDrive(ctx context.Context, path string) (*Done, error) {
+	var d Done
+	return &d, c.ask(ctx, http.MethodPost, "drives?"+url.Values{"path": {path}}.Encode(), &d)
+}
+
+// Set changes settings of the cluster.
+func (c *Client) Set(ctx context.Context, settings Settings) (*Done, error) {
+	q := url.Values{}
+	for name, n := range map[string]*int{votersQuery: settings.Voters, rootVotersQuery: settings.RootVoters} {
+		if n != nil {
+			q.Set(name, strconv.Itoa(*n))
+		}
+	}
+	var d Done
+	return &d, c.ask(ctx, http.MethodPost, "settings?"+q.Encode(), &d)
 }
 
 func (c *Client) act(ctx context.Context, what, name, action string, force bool) (*Done, error) {
@@ -174,8 +195,19 @@ func answerError(status int, body string) error {
 	if text == "" {
 		text = http.StatusText(status)
 	}
-	if status == http.StatusForbidden || status == http.StatusUnauthorized {
+	switch status {
+	case http.StatusForbidden, http.StatusUnauthorized:
 		return fmt.Errorf("%w: %s", ErrRefused, text)
+	case http.StatusNotFound:
+		return notFound(text)
+	case http.StatusConflict:
+		return Declined(errors.New(text))
 	}
 	return fmt.Errorf("the gateway answered %d: %s", status, text)
 }
+
+// notFound is an ErrNotFound in the gateway's words.
+type notFound string
+
+func (n notFound) Error() string        { return string(n) }
+func (n notFound) Is(target error) bool { return target == ErrNotFound }

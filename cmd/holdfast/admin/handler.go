@@ -3,9 +3,15 @@ package admin
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/holdfast/holdfast/cluster/topology"
 )
 
 // Source is what the API shows: a peer that serves, or one that waits for its drives. Errors are sentences for the
@@ -19,6 +25,10 @@ type Source interface {
 	// ActOnPeer and ActOnDrive do one of Drain, Undrain, Remove. Force leaves out what asks for patience.
 	ActOnPeer(ctx context.Context, peer, action string, force bool) (*Done, error)
 	ActOnDrive(ctx context.Context, drive, action string, force bool) (*Done, error)
+	// AddDrive makes a drive of a blank directory of this peer.
+	AddDrive(ctx context.Context, path string) (*Done, error)
+	// Set changes settings of the cluster.
+	Set(ctx context.Context, settings Settings) (*Done, error)
 	// Fsck hands each event to see and returns the report. An error of see ends it.
 	Fsck(ctx context.Context, deep bool, see func(FsckEvent) error) (*FsckReport, error)
 }
@@ -34,13 +44,25 @@ func Handler(source Source, allowed func(*http.Request) bool) http.Handler {
 		answer(func(ctx context.Context) (*Token, error) {
 			life, err := parseLife(r.URL.Query().Get("life"))
 			if err != nil {
-				return nil, err
+				return nil, Declined(err)
 			}
 			return source.Token(ctx, life)
 		})(w, r)
 	})
 	mux.HandleFunc("POST "+Prefix+"peer", act("peer", source.ActOnPeer))
 	mux.HandleFunc("POST "+Prefix+"drive", act("drive", source.ActOnDrive))
+	mux.HandleFunc("POST "+Prefix+"drives", func(w http.ResponseWriter, r *http.Request) {
+		answer(func(ctx context.Context) (*Done, error) { return source.AddDrive(ctx, r.URL.Query().Get("path")) })(w, r)
+	})
+	mux.HandleFunc("POST "+Prefix+"settings", func(w http.ResponseWriter, r *http.Request) {
+		answer(func(ctx context.Context) (*Done, error) {
+			settings, err := parseSettings(r.URL.Query())
+			if err != nil {
+				return nil, Declined(err)
+			}
+			return source.Set(ctx, settings)
+		})(w, r)
+	})
 	mux.HandleFunc("GET "+Prefix+"fsck", func(w http.ResponseWriter, r *http.Request) { serveFsck(source, w, r) })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !allowed(r) {
@@ -58,6 +80,26 @@ func parseLife(text string) (time.Duration, error) {
 	return time.ParseDuration(text)
 }
 
+// The numbers of Settings in a request.
+const (
+	votersQuery     = "voters"
+	rootVotersQuery = "root_voters"
+)
+
+func parseSettings(q url.Values) (settings Settings, err error) {
+	for name, into := range map[string]**int{votersQuery: &settings.Voters, rootVotersQuery: &settings.RootVoters} {
+		if !q.Has(name) {
+			continue
+		}
+		n, err := strconv.Atoi(q.Get(name))
+		if err != nil {
+			return Settings{}, fmt.Errorf("%s: %w", name, err)
+		}
+		*into = &n
+	}
+	return settings, nil
+}
+
 func act(what string, do func(ctx context.Context, name, action string, force bool) (*Done, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
@@ -71,7 +113,7 @@ func answer[T any](ask func(context.Context) (T, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		value, err := ask(r.Context())
 		if err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			http.Error(w, err.Error(), statusOf(err))
 			return
 		}
 		body, err := json.Marshal(value)
@@ -84,6 +126,17 @@ func answer[T any](ask func(context.Context) (T, error)) http.HandlerFunc {
 			return // the client went away
 		}
 	}
+}
+
+// statusOf is how an error of a Source is answered.
+func statusOf(err error) int {
+	switch {
+	case errors.Is(err, topology.ErrUnknownPeer), errors.Is(err, topology.ErrUnknownDrive):
+		return http.StatusNotFound
+	case errors.Is(err, ErrDeclined):
+		return http.StatusConflict
+	}
+	return http.StatusServiceUnavailable
 }
 
 func serveFsck(source Source, w http.ResponseWriter, r *http.Request) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"path"
 	"strconv"
+	"strings"
 
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/join"
@@ -102,9 +103,15 @@ func (p *Peer) ask(ctx context.Context, planned *joinPlan) (*join.Answer, error)
 	if ask.Drives, err = p.plannedDrives(planned.Drives); err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
-	p.log.Info("asking to join", "peers", token.Addresses)
+	p.log.Info("asking to join", "peers", token.Addresses, "as", p.config.Name, "at", address)
+	p.warnOfAddress(address, token.Addresses)
 	answer, err := join.Join(ctx, p.seams.Network, token, ask)
-	if err != nil {
+	switch {
+	case errors.Is(err, topology.ErrNameTaken):
+		return nil, fmt.Errorf("join the cluster: %w; choose another with --name", err)
+	case errors.Is(err, join.ErrUnreachable):
+		return nil, fmt.Errorf("join the cluster: %w; the token names %s: are they up, and is the way there open (TCP)?", err, strings.Join(token.Addresses, " "))
+	case err != nil:
 		return nil, fmt.Errorf("join the cluster: %w", err)
 	}
 	return answer, nil

@@ -155,8 +155,11 @@ func (l *links) listen(sentinels transport.Sentinels, routes []transport.Route, 
 		}, routes, inlets)
 		if err == nil {
 			l.server = server
-			l.address, err = advertised(server.Addr())
-			return err
+			if l.address, err = advertised(server.Addr()); err != nil {
+				return err
+			}
+			l.sayAddress(server.Addr())
+			return nil
 		}
 		last = err
 		if !errors.Is(err, syscall.EADDRINUSE) {
@@ -164,6 +167,21 @@ func (l *links) listen(sentinels transport.Sentinels, routes []transport.Route, 
 		}
 	}
 	return fmt.Errorf("listen for other peers: %w", last)
+}
+
+// sayAddress tells the operator what others are told, where that is not what was asked for, or no good.
+func (l *links) sayAddress(listening string) {
+	p := l.peer
+	if l.address != listening {
+		p.log.Info("other peers are told one address of this machine; name another with --peer", "listening", listening, "told", l.address)
+	}
+	var others []string
+	for _, other := range p.self.Load().known.Members() {
+		if other.ID != p.id() && other.Peer != "" {
+			others = append(others, other.Peer)
+		}
+	}
+	p.warnOfAddress(l.address, others)
 }
 
 func (l *links) addresses() []string {
@@ -202,6 +220,24 @@ func advertised(address string) (string, error) {
 		}
 	}
 	return net.JoinHostPort("127.0.0.1", port), nil
+}
+
+// warnOfAddress says that others cannot reach this peer at its address, when they are on other machines.
+func (p *Peer) warnOfAddress(own string, others []string) {
+	far := slices.IndexFunc(others, func(at string) bool { return !onlyHere(at) })
+	if far >= 0 && onlyHere(own) {
+		p.log.Warn("peers on other machines cannot reach this one: give it an address of the network with --peer", "address", own, "other", others[far])
+	}
+}
+
+// onlyHere says that an address leads back to the machine that uses it.
+func onlyHere(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // startGossip takes part in the gossip, one port above the listener if that is free.

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/chunkstore/rebalance"
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/join"
@@ -17,6 +20,7 @@ import (
 // Errors of what an operator asks for.
 var (
 	errNotEmpty = errors.New("it still holds data")
+	errVotes    = errors.New("it still has replicas of names")
 	errAction   = errors.New("no such action")
 )
 
@@ -38,7 +42,7 @@ func (s source) Token(ctx context.Context, life time.Duration) (*admin.Token, er
 		return nil, err
 	}
 	s.peer.log.Info("a join token was made", "token", token.ID.String(), "expires", token.Expires)
-	return &admin.Token{Token: token.Encode(), Expires: token.Expires}, nil
+	return &admin.Token{Token: token.Encode(), Expires: token.Expires, Addresses: token.Addresses}, nil
 }
 
 // mapNow is the topology as it is now, for what an operator decides.
@@ -60,18 +64,24 @@ func (s source) ActOnPeer(ctx context.Context, name, action string, force bool) 
 	}
 	target, err := m.Named(name)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w %q; `holdfast peer ls` lists them", topology.ErrUnknownPeer, name)
 	}
 	switch action {
 	case admin.Drain, admin.Undrain:
+		var left remaining
+		if action == admin.Drain {
+			if left, err = whatIsLeft(&m, func(d topology.Drive) bool { return d.Peer == target.ID }); err != nil {
+				return nil, fmt.Errorf("peer %s: %w", target.Name, err)
+			}
+		}
 		if err := s.core.setPeerState(ctx, target.ID, stateAfter(action)); err != nil {
 			return nil, err
 		}
-		return &admin.Done{Said: said(action, "peer "+target.Name)}, nil
+		return &admin.Done{Said: said(action, "peer "+target.Name) + left.warning()}, nil
 	case admin.Remove:
 		return s.removePeer(ctx, &m, target, force)
 	}
-	return nil, fmt.Errorf("%q: %w", action, errAction)
+	return nil, admin.Declined(fmt.Errorf("%q: %w", action, errAction))
 }
 
 func stateAfter(action string) topology.State {
@@ -83,7 +93,7 @@ func stateAfter(action string) topology.State {
 
 func said(action, what string) string {
 	if action == admin.Drain {
-		return what + " is being drained: what it holds moves to others; `holdfast status` shows how far it is"
+		return what + " is being drained: what it holds moves to others; `holdfast status` shows how much is left"
 	}
 	return what + " takes part again"
 }
@@ -106,7 +116,7 @@ func (c *core) setPeerState(ctx context.Context, id cluster.PeerID, state topolo
 // removePeer takes a peer out for ever. Without force its drives must be empty.
 func (s source) removePeer(ctx context.Context, m *topology.Map, target topology.Peer, force bool) (*admin.Done, error) {
 	if len(m.Members()) == 1 {
-		return nil, errors.New("it is the only peer: there would be no cluster")
+		return nil, admin.Declined(fmt.Errorf("peer %s is the only one: there would be no cluster", target.Name))
 	}
 	var drives []cluster.DriveID
 	for _, d := range m.Drives {
@@ -118,13 +128,16 @@ func (s source) removePeer(ctx context.Context, m *topology.Map, target topology
 		if err := s.core.mustBeEmpty(ctx, drives); err != nil {
 			return nil, fmt.Errorf("peer %s: %w", target.Name, err)
 		}
+		if err := s.core.mustHaveNoReplica(ctx, target.ID); err != nil {
+			return nil, fmt.Errorf("peer %s: %w", target.Name, err)
+		}
 	}
 	now, err := join.Revoke(ctx, s.core.root, target.ID, true)
 	if err != nil {
 		return nil, err
 	}
 	s.core.watcher.Take(now)
-	return &admin.Done{Said: "peer " + target.Name + " was removed; its certificate opens nothing any more"}, nil
+	return &admin.Done{Said: "peer " + target.Name + " was removed; its certificate opens nothing any more. Stop it where it still runs"}, nil
 }
 
 // ActOnDrive implements admin.Source. A drive is named PEER/NAME, or by its id, or in a cluster of one peer by its name.
@@ -150,7 +163,13 @@ func (s source) ActOnDrive(ctx context.Context, name, action string, force bool)
 	}
 	done := admin.Done{Said: said(action, "drive "+driveName(&m, target.ID))}
 	switch action {
-	case admin.Drain, admin.Undrain:
+	case admin.Drain:
+		left, err := whatIsLeft(&m, func(d topology.Drive) bool { return d.ID == target.ID })
+		if err != nil {
+			return nil, fmt.Errorf("drive %s: %w", driveName(&m, target.ID), err)
+		}
+		done.Said += left.warning()
+	case admin.Undrain:
 	case admin.Remove:
 		if !force {
 			if err := s.core.mustBeEmpty(ctx, []cluster.DriveID{target.ID}); err != nil {
@@ -167,7 +186,7 @@ func (s source) ActOnDrive(ctx context.Context, name, action string, force bool)
 		}
 		done.Said = "drive " + driveName(&m, target.ID) + " was removed; take its directory out of --drives before its peer starts again"
 	default:
-		return nil, fmt.Errorf("%q: %w", action, errAction)
+		return nil, admin.Declined(fmt.Errorf("%q: %w", action, errAction))
 	}
 	now, err := topology.Change(ctx, s.core.root, func(m *topology.Map) (topology.Extra, error) { return topology.Extra{}, change(m) })
 	if err != nil {
@@ -177,23 +196,26 @@ func (s source) ActOnDrive(ctx context.Context, name, action string, force bool)
 	return &done, nil
 }
 
-// findDrive finds a drive by what a person calls it.
+// findDrive finds a drive by what a person calls it. A removed one has no name any more.
 func findDrive(m *topology.Map, name string) (topology.Drive, error) {
 	peerName, short, both := strings.Cut(name, "/")
 	var found []topology.Drive
 	for _, d := range m.Drives {
 		owner, _ := m.Peer(d.Peer)
+		if d.State == topology.Removed {
+			continue
+		}
 		if d.ID.String() == name || both && owner.Name == peerName && d.Name == short || !both && d.Name == name {
 			found = append(found, d)
 		}
 	}
 	switch len(found) {
 	case 0:
-		return topology.Drive{}, fmt.Errorf("%q: %w", name, topology.ErrUnknownDrive)
+		return topology.Drive{}, fmt.Errorf("%w %q; `holdfast drive ls` lists them", topology.ErrUnknownDrive, name)
 	case 1:
 		return found[0], nil
 	}
-	return topology.Drive{}, fmt.Errorf("%d peers have a drive %q: write PEER/%s", len(found), name, name)
+	return topology.Drive{}, admin.Declined(fmt.Errorf("%d peers have a drive %q: write PEER/%s", len(found), name, name))
 }
 
 // mustBeEmpty says what these drives still hold.
@@ -203,7 +225,58 @@ func (c *core) mustBeEmpty(ctx context.Context, drives []cluster.DriveID) error 
 		return err
 	}
 	if !empty {
-		return fmt.Errorf("%w: shards of %d volumes; drain it first (or --force, when it is lost for good)", errNotEmpty, left)
+		return admin.Declined(fmt.Errorf("%w, shards of %s: drain it and wait (or --force, when it is lost for good)", errNotEmpty, counted(left, "volume")))
 	}
 	return nil
+}
+
+// mustHaveNoReplica says that a peer is still a member of a group.
+func (c *core) mustHaveNoReplica(ctx context.Context, id cluster.PeerID) error {
+	reports, err := c.reports(ctx)
+	if err != nil {
+		return err
+	}
+	for _, group := range groups {
+		if best, found := c.groupReport(group, reports); found && (slices.Contains(best.Voters, id) || slices.Contains(best.Learners, id)) {
+			return admin.Declined(fmt.Errorf("%w (%s): drain it and wait (or --force, when it is lost for good)", errVotes, groupNames[group]))
+		}
+	}
+	return nil
+}
+
+func counted(n int, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + one + "s"
+}
+
+// remaining are the drives that take shards when some are gone.
+type remaining struct{ drives int }
+
+// whatIsLeft counts the drives that stay when those that go are drained. With fewer than leastDrives nothing could be
+// written, and what is drained would have nowhere to go.
+func whatIsLeft(m *topology.Map, goes func(topology.Drive) bool) (remaining, error) {
+	staying := 0
+	for _, at := range m.Placeable() {
+		if d, ok := m.Drive(at.ID); ok && !goes(d) {
+			staying++
+		}
+	}
+	if staying < leastDrives {
+		return remaining{}, admin.Declined(fmt.Errorf("%s would be left to take its shards, and %d are needed; add drives first",
+			counted(staying, "drive"), leastDrives))
+	}
+	return remaining{staying}, nil
+}
+
+// leastDrives is how many drives a chunk of twelve shards needs: two shards on each.
+const leastDrives = chunkstore.Shards / 2
+
+// warning says what fewer drives than shards mean.
+func (r remaining) warning() string {
+	if r.drives == 0 || r.drives >= chunkstore.Shards {
+		return ""
+	}
+	return fmt.Sprintf("; %s are left for %d shards of each chunk, so some will hold two, and fewer losses are survived", counted(r.drives, "drive"), chunkstore.Shards)
 }

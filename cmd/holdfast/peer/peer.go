@@ -133,8 +133,10 @@ type Peer struct {
 	self atomic.Pointer[self]
 	// changing makes one change of self wait for the other; it is held while files are written.
 	changing sync.Mutex
-	watcher  atomic.Pointer[topology.Watcher]
-	host     atomic.Pointer[raft.Host]
+	// adding makes one new drive wait for the other, so that they get different names; it is held while one is written.
+	adding  sync.Mutex
+	watcher atomic.Pointer[topology.Watcher]
+	host    atomic.Pointer[raft.Host]
 
 	drives *chunkstore.Drives // of all peers
 	slots  []*slot            // of this one

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast/holdfast/chunkstore/rebalance"
 	"github.com/holdfast/holdfast/chunkstore/repair"
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/raft"
@@ -31,9 +32,10 @@ type report struct {
 	Tolerated int           `json:"log_tolerates"`
 	Traffic   admin.Traffic `json:"traffic"`
 	Work      []admin.Work  `json:"work"`
-	// Repair is set by the peer that does it.
-	Repair *repair.Progress `json:"repair,omitempty"`
-	Groups []groupReport    `json:"groups"`
+	// Repair and Balance are set by the peer that does them.
+	Repair  *repair.Progress    `json:"repair,omitempty"`
+	Balance *rebalance.Progress `json:"balance,omitempty"`
+	Groups  []groupReport       `json:"groups"`
 }
 
 // groupReport is a replica of this peer.
@@ -67,10 +69,10 @@ func (c *core) report() (report, error) {
 		r.Work = append(r.Work, row)
 	}
 	if c.lead.leads() {
-		progress := c.repair.Progress()
-		r.Repair = &progress
+		repaired, balanced := c.repair.Progress(), c.balance.Progress()
+		r.Repair, r.Balance = &repaired, &balanced
 	}
-	for _, group := range []raft.GroupID{rootGroup, tabletGroup} {
+	for _, group := range groups {
 		member := c.host.Group(group)
 		if member == nil {
 			continue

@@ -90,6 +90,9 @@ func (c *core) health(ctx context.Context, st *admin.Status, reports map[cluster
 			short = max(short, r.Repair.UnderProtected)
 			st.Waiting.Remains = r.Repair.Remains
 		}
+		if b := r.Balance; b != nil {
+			st.Moving = admin.Moving{Volumes: int64(b.Volumes), Bytes: b.Bytes, Homeless: int64(b.Homeless)}
+		}
 	}
 	st.Protection = admin.Shortage{Chunks: short, Volumes: int64(h.UnderVolumes)}
 	st.Memory.Budget, st.Memory.InUse = h.MemoryTotal, h.MemoryUsed

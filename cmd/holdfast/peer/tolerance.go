@@ -14,12 +14,15 @@ import (
 // The names of groups in status.
 var groupNames = map[raft.GroupID]string{rootGroup: "root", tabletGroup: "tablet"}
 
+// groups are those of a cluster with one tablet, as people see them listed.
+var groups = []raft.GroupID{rootGroup, tabletGroup}
+
 // describeCluster fills peers, groups and drives from the topology and what the peers report.
 func (c *core) describeCluster(st *admin.Status, reports map[cluster.PeerID]report) {
 	m := c.watcher.Map()
 	st.Epoch, st.Peer = uint64(m.Epoch), c.peer.id().String()
 	st.Drives = c.allDrives(reports)
-	for _, group := range []raft.GroupID{rootGroup, tabletGroup} {
+	for _, group := range groups {
 		st.Groups = append(st.Groups, c.groupRow(group, &m, reports))
 	}
 	for _, other := range m.Members() {
@@ -66,7 +69,7 @@ func (c *core) whyDown(id cluster.PeerID) string {
 
 // groupRow is a group as its leader knows it, else as the replica of the highest term does.
 func (c *core) groupRow(group raft.GroupID, m *topology.Map, reports map[cluster.PeerID]report) admin.Group {
-	row := admin.Group{ID: uint64(group), Name: groupNames[group], Target: wantVoters(group, m)}
+	row := admin.Group{ID: uint64(group), Name: groupNames[group], Target: wantVoters(group, m), Set: setVoters(group, m)}
 	best, found := c.groupReport(group, reports)
 	if !found {
 		return row
@@ -234,6 +237,14 @@ func wantVoters(group raft.GroupID, m *topology.Map) int {
 	return voterSettings(m).Target(group, active)
 }
 
+// setVoters is what an operator chose for a group, 0 for nothing.
+func setVoters(group raft.GroupID, m *topology.Map) int {
+	if group == rootGroup {
+		return m.Settings.RootVoters
+	}
+	return m.Settings.Voters
+}
+
 func voterSettings(m *topology.Map) replicas.Settings {
 	return replicas.Settings{Voters: m.Settings.Voters, RootVoters: m.Settings.RootVoters}
 }
@@ -255,6 +266,7 @@ func (c *core) allDrives(reports map[cluster.PeerID]report) []admin.Drive {
 			}
 			continue
 		}
+		begin := len(rows)
 		for _, known := range m.Drives {
 			if known.Peer != other.ID || known.State == topology.Removed {
 				continue
@@ -269,6 +281,7 @@ func (c *core) allDrives(reports map[cluster.PeerID]report) []admin.Drive {
 			}
 			rows = append(rows, row)
 		}
+		slices.SortFunc(rows[begin:], func(a, b admin.Drive) int { return compareNames(a.Name, b.Name) })
 	}
 	return rows
 }
@@ -290,7 +303,7 @@ func (s source) ownDriveRows() []admin.Drive {
 	known := make(map[cluster.DriveID]topology.Drive)
 	m := s.peer.topology()
 	for _, d := range m.Drives {
-		if d.Peer == s.peer.id() {
+		if d.Peer == s.peer.id() && d.State != topology.Removed {
 			known[d.ID] = d
 		}
 	}
