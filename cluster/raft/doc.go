@@ -65,6 +65,30 @@
 // A leader says what it appends while its own log writes it, and counts itself when that is durable. Everybody else
 // speaks after its log has what it speaks of.
 //
+// # Elections while members change
+//
+// Raft's library uses a change of the members once it is applied, and a follower applies it when its leader has said that
+// it is committed. A leader may die before it has said so to all. Then a replica with the longest log, whose vote the
+// others need, may not stand for election itself: a learner that has the entry which makes it a voter, or a voter that
+// knows better than the others that it is out. Nobody would be elected until the leader is back, although a majority is
+// there.
+//
+// So every message of an election says which entry its sender knows to be committed, by index and term. Whoever has that
+// entry, and a change of the members among those up to it that it did not know to be committed, now knows it and applies it.
+//
+// It is safe: that an entry is committed is true for ever, whoever says it and however late. An entry with the same index
+// and term is the same, with the same entries before it (Raft's log matching), so what is applied is what the group agreed
+// upon. No vote, no term and no entry changes by it, and the majorities are those of before.
+//
+// It is enough: let M have the longest log of a majority that is there, and let the others refuse whoever has less. What
+// any of them knows to be committed M has, because a log that is at least as up to date has all that is committed before
+// its end. Who needs M's vote asks M for it: M hears what the asker knows. If the asker counts M as a voter, so does M from
+// then on, and stands for election itself; its log is the longest, so it wins. If M knows that it is out, its refusal says
+// so; an asker that has the entry needs M no longer, and one that has it is there, because the entry is committed.
+//
+// TiKV's raft-rs does alike. To hold proposals back while a change is under way would help most of these cases, but not
+// that of a next leader whose first entry follows a change that it does not know to be committed.
+//
 // What damage leaves is in recover.go and view.go, why a mirror set can be trusted at mirrorSet, the bytes in FORMAT.md.
 //
 // Lock order: core.changing, mirroredLog.joining, core.checkpointing, mirroredLog.mu, drive.vote, drive.files, drive.io, Host.mu.

@@ -1,6 +1,7 @@
 package raft
 
 import (
+	etcd "go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/holdfast/holdfast/cluster"
@@ -32,6 +33,7 @@ func (c *core) post(readies []groupReady, first bool) {
 					c.sends.add(sendOrder{group: r.id, to: m.GetTo(), term: m.GetTerm()})
 				}
 			case leads(m.GetType()) == first:
+				r.tell(m)
 				c.address(r.id, m)
 			}
 		}
@@ -50,6 +52,9 @@ func leads(t raftpb.MessageType) bool {
 
 // address adds a message to the batch of its peer.
 func (c *core) address(group GroupID, m *raftpb.Message) {
+	if m.GetTo() == etcd.None {
+		return // see hear
+	}
 	peer, known := c.peerOf(group, m.GetTo())
 	if !known || !carried(m.GetType()) {
 		return // Raft repeats what matters

@@ -233,4 +233,5 @@ func (c *core) step(m GroupMessage) {
 	if err := r.node.Step(m.Message); err != nil {
 		c.host.config.Log.Debug("raft message refused", "group", uint64(m.Group), "err", err)
 	}
+	c.hear(r, m.Message)
 }

@@ -22,6 +22,8 @@ type network struct {
 	cut   map[cluster.PeerID]bool
 	// batches counts those that were carried; snapshots those that were installed.
 	batches, snapshots int
+	// rule tells which messages are carried; nil means all.
+	rule func(from, to cluster.PeerID, m GroupMessage) bool
 	// spoil changes a snapshot's stream on its way; nil leaves it as it is.
 	spoil func(io.Reader) io.Reader
 }
@@ -57,10 +59,40 @@ func (p port) Send(peer cluster.PeerID, batch []byte) {
 	}
 	p.net.mu.Lock()
 	p.net.batches++
+	rule := p.net.rule
 	p.net.mu.Unlock()
+	if rule != nil {
+		batch = filtered(batch, to.config.Cluster, func(m GroupMessage) bool { return rule(p.from, peer, m) })
+	}
 	if err := to.Receive(slices.Clone(batch)); err != nil {
 		panic(err)
 	}
+}
+
+// filtered is a batch with some of its messages.
+func filtered(sealed []byte, id cluster.ClusterID, which func(GroupMessage) bool) []byte {
+	list, err := decodeBatch(sealed, id)
+	if err != nil {
+		panic(err)
+	}
+	b := newBatch(id)
+	b.data = make([]byte, batchHeader)
+	for _, m := range list {
+		if !which(m) {
+			continue
+		}
+		if err := b.add(m); err != nil {
+			panic(err)
+		}
+	}
+	return b.take()
+}
+
+// setRule makes another rule for messages.
+func (n *network) setRule(rule func(from, to cluster.PeerID, m GroupMessage) bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.rule = rule
 }
 
 // snapshots is the other half of a port.
