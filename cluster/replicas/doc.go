@@ -12,7 +12,8 @@
 //
 // A voter is replaced by a learner that has caught up, never by an empty replica; it goes only when the new one votes.
 // No step is made that the voters which can be reached could not agree upon, before it and after it. A voter whose peer
-// is unreachable stays one for 10 minutes, and for longer when no other peer can take its place.
+// is unreachable stays one for 10 minutes, and for longer when no other peer can take its place. Leaderships are not spread
+// while a voter cannot be reached.
 //
 // # Why a leftover can be removed
 //
@@ -31,9 +32,10 @@
 //
 // It is not removed at once: followers that do not know yet that a voter is out need its vote when their leader dies.
 //
-// # What is not promised
+// # Why a lost replica can be replaced at once
 //
-// While a voter is replaced there are four, of which three must agree. When the leader dies in the moment in which it has
-// made the fourth a voter, and that one does not know it yet but has the longest log, nobody is elected until the leader
-// is back: Raft's library lets a replica stand for election only once it has applied that it votes.
+// A peer may return without its drives, and hold no replica of a group whose member it is. The leader notes the
+// members as of what it has applied and then asks the peer (List): a replica is created before it becomes a member, and no id
+// is created twice, so a member that the peer does not hold when it answers it will never hold again. Such a voter counts as down without waiting, and its peer as one without a voter, which may get
+// another replica with another id. Until that one has caught up and votes, the lost one stays a voter that does not answer.
 package replicas

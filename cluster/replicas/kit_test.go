@@ -194,6 +194,19 @@ func (p *peer) start() {
 	p.heal()
 }
 
+// wipe kills a peer, which returns with other drives: it holds nothing.
+func (p *peer) wipe() {
+	p.kit.t.Helper()
+	p.kill()
+	f := vfs.NewMemory(1000 + uint64(p.number))
+	h, err := raft.Bootstrap(context.Background(), p.config(f))
+	if err != nil {
+		p.kit.t.Fatalf("peer %d: %v", p.number, err)
+	}
+	p.run(h, f)
+	p.heal()
+}
+
 // isolate cuts a peer off; heal ends it.
 func (p *peer) isolate() {
 	p.kit.mu.Lock()

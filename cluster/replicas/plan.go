@@ -23,6 +23,8 @@ type Replica struct {
 	// CaughtUp says of a learner that it can become a voter. Since is when its leader first saw it.
 	CaughtUp bool
 	Since    time.Time
+	// Lost says that its peer answers and does not hold it: it will never take part again.
+	Lost bool
 }
 
 // Leftover is a replica of the group on a peer that is not a member, and will never be.
@@ -97,6 +99,9 @@ type member struct {
 // leaving says that the peer must not have a replica.
 func (m member) leaving() bool { return m.peer.State != topology.Active }
 
+// on tells whether a peer holds the replica.
+func (m member) on(peer topology.Peer) bool { return m.peer.Number == peer.Number && !m.Lost }
+
 // planner is a View with what follows from it.
 type planner struct {
 	v        View
@@ -139,6 +144,9 @@ func newPlanner(v View, s Settings) (*planner, bool) {
 		}
 		m := member{Replica: r, peer: peer}
 		m.unreachable, m.down = p.away(peer, r.ID == v.Leader)
+		if r.Lost {
+			m.unreachable, m.down = true, true // a peer may return with it, this one will not
+		}
 		if r.Voter {
 			p.voters = append(p.voters, m)
 		} else {
@@ -175,7 +183,7 @@ func (p *planner) want() bool {
 	}
 	p.size = min(p.s.Target(p.v.Group, active), odd(len(candidates)))
 	for _, c := range choose(candidates, p.size) {
-		on := func(m member) bool { return m.peer.Number == c.peer.Number }
+		on := func(m member) bool { return m.on(c.peer) }
 		v, l := slices.IndexFunc(p.voters, on), slices.IndexFunc(p.learners, on)
 		if l >= 0 {
 			p.learners[l].wanted = v < 0
@@ -192,7 +200,7 @@ func (p *planner) want() bool {
 
 // candidate is false for a peer that is down and has no vote.
 func (p *planner) candidate(peer topology.Peer) (candidate, bool) {
-	on := func(m member) bool { return m.peer.Number == peer.Number }
+	on := func(m member) bool { return m.on(peer) }
 	c := candidate{
 		peer: peer, voter: slices.ContainsFunc(p.voters, on), learner: slices.ContainsFunc(p.learners, on),
 		leader: peer.Number == p.leader.peer.Number,
@@ -213,7 +221,7 @@ func (p *planner) candidate(peer topology.Peer) (candidate, bool) {
 
 // overdue tells whether the learner on a peer has had its time.
 func (p *planner) overdue(peer topology.Peer) bool {
-	return slices.ContainsFunc(p.learners, func(m member) bool { return m.peer.Number == peer.Number && p.late(m) })
+	return slices.ContainsFunc(p.learners, func(m member) bool { return m.on(peer) && p.late(m) })
 }
 
 func (p *planner) late(m member) bool { return !m.CaughtUp && p.v.Now.Sub(m.Since) >= p.s.catchUp() }

@@ -53,7 +53,7 @@ func (w *world) votes() (all, reachable int) {
 	for _, m := range w.view.Members {
 		if m.Voter {
 			all++
-			if w.reaches(w.peerOf(m.ID)) {
+			if w.reaches(w.peerOf(m.ID)) && !m.Lost {
 				reachable++
 			}
 		}
@@ -93,7 +93,7 @@ func (w *world) elect() bool {
 	}
 	var can []uint64
 	for _, m := range w.view.Members {
-		if m.Voter && w.reaches(w.peerOf(m.ID)) {
+		if m.Voter && w.reaches(w.peerOf(m.ID)) && !m.Lost {
 			can = append(can, m.ID)
 		}
 	}
@@ -113,26 +113,27 @@ func (w *world) run(most int) (done bool) {
 		}
 		for i := range w.view.Members {
 			m := &w.view.Members[i]
-			if !m.Voter && w.reaches(w.peerOf(m.ID)) {
+			if !m.Voter && w.reaches(w.peerOf(m.ID)) && !m.Lost {
 				w.slow[m.ID]--
 				m.CaughtUp = w.slow[m.ID] < 0
 			}
 		}
 		step := Plan(w.view, w.set)
 		if step.Kind == None {
-			if slices.ContainsFunc(w.view.Members, func(m Replica) bool { return !m.Voter && !m.CaughtUp && w.reaches(w.peerOf(m.ID)) }) {
+			if slices.ContainsFunc(w.view.Members, func(m Replica) bool { return !m.Voter && !m.CaughtUp && !m.Lost && w.reaches(w.peerOf(m.ID)) }) {
 				continue
 			}
 			return true
 		}
 		w.note("%v peer %v replica %x: %s; members %+v, leader %x", step.Kind, step.Peer[0], step.Replica, step.Why, w.members(), w.view.Leader)
+		lost := slices.ContainsFunc(w.view.Members, func(m Replica) bool { return m.ID == step.Replica && m.Lost })
 		w.apply(step)
 		number := uint16(step.Peer[0])
 		switch step.Kind {
 		case Add:
 			added[number] = true
 		case Remove:
-			removed[number] = true
+			removed[number] = !lost || removed[number]
 		}
 		if added[number] && removed[number] {
 			w.fatal("peer %d was added and removed while nothing changed", number)
@@ -154,7 +155,7 @@ func (w *world) apply(step Step) {
 		if p.State != topology.Active || !w.reaches(p) {
 			w.fatal("a replica on a peer that is %s", p.State)
 		}
-		if slices.ContainsFunc(w.view.Members, func(m Replica) bool { return PeerNumber(m.ID) == p.Number }) {
+		if slices.ContainsFunc(w.view.Members, func(m Replica) bool { return PeerNumber(m.ID) == p.Number && !m.Lost }) {
 			w.fatal("two replicas on peer %d", p.Number)
 		}
 		w.next++
@@ -198,8 +199,8 @@ func (w *world) pool() (fit, unready, gone []topology.Peer) {
 		}
 		since, away := w.view.Unreachable[p.ID]
 		away10 := away && w.view.Now.Sub(since) >= 10*time.Minute
-		voter := slices.ContainsFunc(w.view.Members, func(m Replica) bool { return m.Voter && PeerNumber(m.ID) == p.Number })
-		member := slices.ContainsFunc(w.view.Members, func(m Replica) bool { return PeerNumber(m.ID) == p.Number })
+		voter := slices.ContainsFunc(w.view.Members, func(m Replica) bool { return m.Voter && PeerNumber(m.ID) == p.Number && !m.Lost })
+		member := slices.ContainsFunc(w.view.Members, func(m Replica) bool { return PeerNumber(m.ID) == p.Number && !m.Lost })
 		switch {
 		case away10 && voter:
 			gone = append(gone, p)
@@ -310,10 +311,10 @@ func (w *world) change() {
 	// Most of the time those who go leave a majority.
 	may := func() bool {
 		all, reachable := w.votes()
-		voter := slices.ContainsFunc(w.view.Members, func(m Replica) bool { return m.Voter && PeerNumber(m.ID) == p.Number })
+		voter := slices.ContainsFunc(w.view.Members, func(m Replica) bool { return m.Voter && PeerNumber(m.ID) == p.Number && !m.Lost })
 		return !voter || reachable > majority(all) || w.random.IntN(20) == 0
 	}
-	switch w.random.IntN(8) {
+	switch w.random.IntN(9) {
 	case 0, 1:
 		if len(peers) < 14 {
 			n := w.join(fmt.Sprintf("%c", 'a'+w.random.IntN(4)), fmt.Sprint(w.random.IntN(3)))
@@ -348,6 +349,20 @@ func (w *world) change() {
 	case 7:
 		w.view.Now = w.view.Now.Add(time.Duration(w.random.IntN(8)) * time.Minute)
 		w.note("it is %s", w.view.Now.Format(time.TimeOnly))
+	case 8:
+		if w.random.IntN(2) == 0 && w.reaches(p) && may() {
+			w.wipe(p)
+		}
+	}
+}
+
+// wipe lets a peer lose the replica that it holds.
+func (w *world) wipe(p *topology.Peer) {
+	for i := range w.view.Members {
+		if m := &w.view.Members[i]; PeerNumber(m.ID) == p.Number && !m.Lost {
+			m.Lost = true
+			w.note("peer %d loses replica %x", p.Number, m.ID)
+		}
 	}
 }
 
@@ -603,6 +618,14 @@ func TestLeadersAreSpread(t *testing.T) {
 	w.view.Unreachable[cluster.PeerID{3}] = w.view.Now
 	want("the least loaded is away", None, 0)
 	delete(w.view.Unreachable, cluster.PeerID{3})
+	w.view.Unreachable[cluster.PeerID{2}] = w.view.Now
+	want("another voter is away", None, 0)
+	delete(w.view.Unreachable, cluster.PeerID{2})
+	w.view.Members[1].Lost = true
+	if step := Plan(w.view, w.set); step.Kind == Spread {
+		t.Errorf("a voter is lost: %+v", step)
+	}
+	w.view.Members[1].Lost = false
 	delete(w.view.Leads, cluster.PeerID{3})
 	want("nothing is known of the least loaded", None, 0)
 	w.view.Leads[cluster.PeerID{3}], w.view.Leads[cluster.PeerID{1}] = 0, 1

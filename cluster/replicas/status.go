@@ -2,6 +2,8 @@ package replicas
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/holdfast/holdfast/cluster"
@@ -15,6 +17,8 @@ type Place struct {
 	Peer      cluster.PeerID
 	Name      string // of the peer; empty when the map does not know it yet
 	Reachable bool
+	// Lost says that the peer was found not to hold the replica; the leader's peer finds it out. It is not Reachable then.
+	Lost bool
 }
 
 // Status is what can be said of a group on this peer.
@@ -49,30 +53,33 @@ func (w *Worker) Status() ([]Status, error) {
 		}
 		s := Status{Group: h.Group, Target: w.config.Settings().Target(h.Group, active)}
 		voters, learners := member.Members()
-		s.Voters, s.Learners = w.places(&m, voters), w.places(&m, learners)
+		s.Voters, s.Learners = w.places(&m, h.Group, voters), w.places(&m, h.Group, learners)
 		if leader := member.Leader(); leader.Replica != 0 {
-			s.Leader = w.place(&m, leader.Replica)
+			s.Leader = w.place(&m, h.Group, leader.Replica)
 		}
-		s.Losses = w.losses(&m, s.Voters)
+		s.Losses = losses(&m, s.Voters)
 		list = append(list, s)
 	}
 	return list, nil
 }
 
-func (w *Worker) places(m *topology.Map, replicas []uint64) (list []Place) {
+func (w *Worker) places(m *topology.Map, group raft.GroupID, replicas []uint64) (list []Place) {
 	for _, id := range replicas {
-		list = append(list, w.place(m, id))
+		list = append(list, w.place(m, group, id))
 	}
-	slices.SortFunc(list, func(a, b Place) int { return cmp.Compare(PeerNumber(a.Replica), PeerNumber(b.Replica)) })
+	slices.SortFunc(list, func(a, b Place) int {
+		return cmp.Or(cmp.Compare(PeerNumber(a.Replica), PeerNumber(b.Replica)), cmp.Compare(a.Replica, b.Replica))
+	})
 	return list
 }
 
-func (w *Worker) place(m *topology.Map, replica uint64) Place {
+func (w *Worker) place(m *topology.Map, group raft.GroupID, replica uint64) Place {
 	peer, known := m.ByNumber(PeerNumber(replica))
 	if !known {
 		return Place{Replica: replica}
 	}
-	return Place{Replica: replica, Peer: peer.ID, Name: peer.Name, Reachable: w.reaches(peer.ID)}
+	lost := (*w.lost.Load())[lostReplica{group, replica}]
+	return Place{Replica: replica, Peer: peer.ID, Name: peer.Name, Reachable: !lost && w.reaches(peer.ID), Lost: lost}
 }
 
 func (w *Worker) reaches(peer cluster.PeerID) bool {
@@ -84,13 +91,44 @@ func (w *Worker) reaches(peer cluster.PeerID) bool {
 }
 
 // losses are those that a group with these voters tolerates. A voter on a peer that is removed counts as lost.
-func (w *Worker) losses(m *topology.Map, voters []Place) Losses {
+func losses(m *topology.Map, voters []Place) Losses {
 	var peers []topology.Peer
-	for _, v := range voters {
+	here := map[uint16]bool{}
+	for i, v := range voters {
 		peer, _ := m.ByNumber(PeerNumber(v.Replica)) // the zero Peer for one that is not known: it is not reachable
+		peer.Number = uint16(i)                      // a peer may have a lost voter beside its own
+		here[peer.Number] = v.Reachable && peer.State != topology.Removed
 		peers = append(peers, peer)
 	}
-	return Tolerated(peers, func(p topology.Peer) bool {
-		return p.Number != 0 && p.State != topology.Removed && w.reaches(p.ID)
-	})
+	return Tolerated(peers, func(p topology.Peer) bool { return here[p.Number] })
+}
+
+// ErrNeeded says that a group cannot do without a peer.
+var ErrNeeded = errors.New("the peer is needed for a majority")
+
+// CanLose tells whether every group of a Status can agree on what follows when a peer is gone for ever: nil, or an error that
+// wraps ErrNeeded and names the group. Ask the Status of peers that lead: others may not know the newest members.
+func CanLose(groups []Status, peer cluster.PeerID) error {
+	for _, s := range groups {
+		left, needed := 0, false
+		for _, v := range s.Voters {
+			needed = needed || v.Peer == peer
+			if v.Reachable && v.Peer != peer {
+				left++
+			}
+		}
+		if all := len(s.Voters); needed && left < majority(all) {
+			return fmt.Errorf("group %d: without it %d of %d voters can be reached, and %d must agree: %w", s.Group, left, all, majority(all), ErrNeeded)
+		}
+	}
+	return nil
+}
+
+// CanLose is the function of this name for the groups that have a replica on this peer.
+func (w *Worker) CanLose(peer cluster.PeerID) error {
+	groups, err := w.Status()
+	if err != nil {
+		return err
+	}
+	return CanLose(groups, peer)
 }

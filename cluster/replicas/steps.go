@@ -98,6 +98,8 @@ func why(m member) string {
 	switch {
 	case m.leaving():
 		return "the peer is " + string(m.peer.State)
+	case m.Lost:
+		return "the peer has lost it"
 	case m.down:
 		return "the peer is down"
 	}
@@ -144,9 +146,10 @@ func (p *planner) promote() Step {
 	return Step{Kind: Promote, Peer: first.peer.ID, Replica: first.ID, Why: "the learner has caught up"}
 }
 
-// spread hands the leadership to the voter whose peer leads least, when that makes both lead more alike.
+// spread hands the leadership to the voter whose peer leads least, when that makes both lead more alike. It waits until all
+// voters can be reached: in trouble a leadership stays where it is.
 func (p *planner) spread() Step {
-	settled := len(p.missing) == 0 && len(p.learners) == 0 && len(p.extra()) == 0
+	settled := len(p.missing) == 0 && len(p.learners) == 0 && len(p.extra()) == 0 && len(p.reachable()) == len(p.voters)
 	if !settled || p.v.Now.Sub(p.v.Elected) < p.s.settle() || p.v.Now.Sub(p.v.Spread) < p.s.spread() {
 		return Step{}
 	}

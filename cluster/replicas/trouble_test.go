@@ -14,9 +14,9 @@ import (
 	"github.com/holdfast/holdfast/cluster/topology"
 )
 
-// TestClustersEndAsTheyShould lets peers come, drain, be cut off, crash and return while answers are lost, under a load: what
-// was acknowledged is there, every group has the voters that it should, and nothing is left behind. HOLDFAST_REPLICAS_SEEDS
-// asks for more seeds, HOLDFAST_REPLICAS_SEED for one of them alone.
+// TestClustersEndAsTheyShould lets peers come, drain, be cut off, crash, lose what they hold and return while answers are
+// lost, under a load: what was acknowledged is there, every group has the voters that it should, and nothing is left behind.
+// HOLDFAST_REPLICAS_SEEDS asks for more seeds, HOLDFAST_REPLICAS_SEED for one of them alone.
 func TestClustersEndAsTheyShould(t *testing.T) {
 	first, count := uint64(0), uint64(8)
 	if testing.Short() {
@@ -46,14 +46,14 @@ func TestClustersEndAsTheyShould(t *testing.T) {
 		})
 	}
 	t.Logf("%d clusters: %+v", count, total)
-	if count >= 4 && (total.lost == 0 || total.crashes == 0 || total.cuts == 0 || total.drains == 0 || total.cleaned == 0 || total.replaced == 0) {
+	if count >= 4 && (total.lost == 0 || total.crashes == 0 || total.cuts == 0 || total.drains == 0 || total.wipes == 0 || total.cleaned == 0 || total.replaced == 0) {
 		t.Error("something was not exercised")
 	}
 }
 
 // tally counts what happened.
 type tally struct {
-	lost, crashes, cuts, drains, joins, cleaned, replaced int
+	lost, crashes, cuts, drains, joins, wipes, cleaned, replaced int
 }
 
 // dice is a random source for many goroutines.
@@ -89,7 +89,7 @@ func trouble(t *testing.T, seed uint64, total *tally) {
 			p = k.leader(tablet)
 		}
 		away := time.Duration(1+dice.n(120)) * time.Second
-		switch dice.n(5) {
+		switch dice.n(6) {
 		case 0: // one at a time: two of three voters may be all there are
 			total.crashes++
 			p.kill()
@@ -112,10 +112,20 @@ func trouble(t *testing.T, seed uint64, total *tally) {
 				total.joins++
 				k.join(fmt.Sprintf("%c", 'a'+dice.n(4)))
 			}
+		case 5: // one at a time, of many: what a majority has lost is lost
+			if k.active() >= 3 {
+				k.wantSettled("all is well before a peer loses all", k.set.Target(tablet, k.active()))
+				total.wipes++
+				p.wipe()
+				k.wantSettled("it is replaced before another goes", k.set.Target(tablet, k.active()))
+			}
 		}
 		time.Sleep(time.Duration(dice.n(20_000)) * time.Millisecond)
 	}
 	k.wantSettled("all ends well", k.set.Target(tablet, k.active()))
+	if k.active() >= 3 {
+		k.eventually("the groups have two leaders", func() bool { return k.leader(rootGroup) != k.leader(tablet) })
+	}
 	total.cleaned += k.did("clean")
 	total.replaced += k.did("add") - before
 	l.end()

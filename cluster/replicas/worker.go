@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast/holdfast/cluster"
@@ -72,8 +73,16 @@ type Worker struct {
 	surveyed time.Time
 	left     map[raft.GroupID][]Leftover
 	leads    map[cluster.PeerID]int
+	// lost are members whose peers answered that they do not hold them. The map is replaced, never changed.
+	lost atomic.Pointer[map[lostReplica]bool]
 	// spread is when a leadership was last given away because others lead less.
 	spread time.Time
+}
+
+// lostReplica names a member of a group.
+type lostReplica struct {
+	group   raft.GroupID
+	replica uint64
 }
 
 // leadership is what is remembered of a group while this peer leads it in one term.
@@ -99,7 +108,9 @@ func New(c Config) *Worker {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	c.Every = cmp.Or(c.Every, defaultEvery)
-	return &Worker{config: c}
+	w := &Worker{config: c}
+	w.lost.Store(&map[lostReplica]bool{})
+	return w
 }
 
 // Name implements worker.Worker.
@@ -160,7 +171,9 @@ func (w *Worker) round(ctx context.Context) {
 // survey asks all peers what they hold.
 func (w *Worker) survey(ctx context.Context, m *topology.Map, own map[raft.GroupID]uint64) {
 	w.left, w.leads = map[raft.GroupID][]Leftover{}, map[cluster.PeerID]int{w.config.Self: len(own)}
-	var mu sync.Mutex // guards left and leads while peers answer
+	before, holds := w.membersOf(own), map[cluster.PeerID][]Hosted{}
+	defer func() { w.lose(m, before, holds) }()
+	var mu sync.Mutex // guards left, leads and holds while peers answer
 	var wait sync.WaitGroup
 	slots := make(chan struct{}, callsAtOnce)
 	for _, peer := range m.Members() {
@@ -179,7 +192,7 @@ func (w *Worker) survey(ctx context.Context, m *topology.Map, own map[raft.Group
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			w.leads[peer.ID] = 0
+			w.leads[peer.ID], holds[peer.ID] = 0, list
 			for _, h := range list {
 				if h.Leads {
 					w.leads[peer.ID]++
@@ -191,6 +204,43 @@ func (w *Worker) survey(ctx context.Context, m *topology.Map, own map[raft.Group
 		})
 	}
 	wait.Wait()
+}
+
+// membersOf are the replicas of the groups that this peer leads, as of what is applied here.
+func (w *Worker) membersOf(own map[raft.GroupID]uint64) (list []lostReplica) {
+	for group := range own {
+		member := w.config.Host.Group(group)
+		if member == nil {
+			continue
+		}
+		voters, learners := member.Members()
+		for _, replica := range slices.Concat(voters, learners) {
+			list = append(list, lostReplica{group, replica})
+		}
+	}
+	return list
+}
+
+// lose notes which of the replicas that were members before peers were asked none of them holds where it should be: see the
+// package's doc. What is lost stays so while its peer is silent.
+func (w *Worker) lose(m *topology.Map, before []lostReplica, holds map[cluster.PeerID][]Hosted) {
+	known, lost := *w.lost.Load(), map[lostReplica]bool{}
+	for _, r := range before {
+		peer, ok := m.ByNumber(PeerNumber(r.replica))
+		if !ok {
+			continue
+		}
+		list, answered := holds[peer.ID]
+		held := slices.ContainsFunc(list, func(h Hosted) bool { return h.Group == r.group && h.Replica == r.replica })
+		switch {
+		case held || !answered && !known[r]:
+			continue
+		case !known[r]:
+			w.config.Log.Warn("a peer has lost its replica", "peer", peer.ID.String(), "group", uint64(r.group), "replica", r.replica)
+		}
+		lost[r] = true
+	}
+	w.lost.Store(&lost)
 }
 
 // away tells since when a peer is unreachable, but not from before this worker began: another's time is not known here.
@@ -266,15 +316,16 @@ func (w *Worker) plan(ctx context.Context, m *topology.Map, member raft.Member, 
 		}
 	}
 	voters, learners := member.Members()
+	lost := *w.lost.Load()
 	for _, id := range voters {
-		v.Members = append(v.Members, Replica{ID: id, Voter: true})
+		v.Members = append(v.Members, Replica{ID: id, Voter: true, Lost: id != own && lost[lostReplica{group, id}]})
 	}
 	for _, id := range learners {
 		if l.learners[id].IsZero() {
 			l.learners[id] = now
 		}
 		ready := w.config.Host.CaughtUp(ctx, group, id) == nil
-		v.Members = append(v.Members, Replica{ID: id, CaughtUp: ready, Since: l.learners[id]})
+		v.Members = append(v.Members, Replica{ID: id, CaughtUp: ready, Since: l.learners[id], Lost: lost[lostReplica{group, id}]})
 	}
 	return Plan(v, w.config.Settings())
 }

@@ -284,12 +284,10 @@ func (k *kit) killAt(moment string) {
 		k.t.Fatalf("there was no %q", moment)
 	}
 	killed.kill()
-	if moment != "step promote" { // see the package's doc: then all who are left are needed, and one may not know that it votes
-		k.eventually("another goes on", func() bool {
-			leader, _, _ := k.members(tablet)
-			return leader != 0 && leader != killed.number
-		})
-	}
+	k.eventually("another goes on", func() bool {
+		leader, _, _ := k.members(tablet)
+		return leader != 0 && leader != killed.number
+	})
 	time.Sleep(40 * time.Second) // the new leader looks what the old one has left
 	killed.start()
 	k.wantSettled("all ends well", 3)
