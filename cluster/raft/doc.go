@@ -73,7 +73,7 @@
 // knows better than the others that it is out. Nobody would be elected until the leader is back, although a majority is
 // there.
 //
-// So every message of an election says which entry its sender knows to be committed, by index and term. Whoever has that
+// So whoever asks for votes, or refuses one, says which entry it knows to be committed, by index and term. Whoever has that
 // entry, and a change of the members among those up to it that it did not know to be committed, now knows it and applies it.
 //
 // It is safe: that an entry is committed is true for ever, whoever says it and however late. An entry with the same index

@@ -5,22 +5,24 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// Who takes part in an election says which entry it knows to be committed, and hears what the others know: see the
+// Who asks for votes, or refuses one, says which entry it knows to be committed, and hears what the others know: see the
 // package's doc. Raft's library has no place for that in these messages, so it stands in two fields that they do not use:
 // the index in Commit, the term in RejectHint.
 
-// electoral tells the messages of elections.
-func electoral(t raftpb.MessageType) bool {
-	switch t {
-	case raftpb.MsgPreVote, raftpb.MsgPreVoteResp, raftpb.MsgVote, raftpb.MsgVoteResp:
+// electoral tells the messages that do so. A vote that is given does not: its election must not be disturbed.
+func electoral(m *raftpb.Message) bool {
+	switch m.GetType() {
+	case raftpb.MsgPreVote, raftpb.MsgVote:
 		return true
+	case raftpb.MsgPreVoteResp, raftpb.MsgVoteResp:
+		return m.GetReject()
 	}
 	return false
 }
 
 // tell adds to a message of an election which entry this replica knows to be committed.
 func (r *replica) tell(m *raftpb.Message) {
-	if !electoral(m.GetType()) {
+	if !electoral(m) {
 		return
 	}
 	index := r.hard.commit
@@ -35,7 +37,7 @@ func (r *replica) tell(m *raftpb.Message) {
 // news can wait for a leader.
 func (c *core) hear(r *replica, m *raftpb.Message) {
 	index := m.GetCommit()
-	if !electoral(m.GetType()) || index <= r.hard.commit || index > r.durable || r.filling || r.install != nil {
+	if !electoral(m) || index <= r.hard.commit || index > r.durable || r.filling || r.install != nil {
 		return
 	}
 	if term, err := r.store.Term(index); err != nil || term != m.GetRejectHint() {

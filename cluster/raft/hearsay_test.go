@@ -127,15 +127,16 @@ func (s *scene) release(reaches func(to cluster.PeerID, m *raftpb.Message) bool,
 	}
 }
 
-// end cuts A off. The others must elect a leader among them, and all end alike.
-func (s *scene) end() {
+// end cuts a host off. The others must elect a leader among them.
+func (s *scene) end(gone *Host) {
 	s.t.Helper()
-	s.net.setRule(func(from, to cluster.PeerID, _ GroupMessage) bool { return from != s.peer(s.a) && to != s.peer(s.a) })
+	away, others := s.peer(gone), otherThan(s.all(), gone)
+	s.net.setRule(func(from, to cluster.PeerID, _ GroupMessage) bool { return from != away && to != away })
 	begun := time.Now()
-	say(s.t, 1, "third", s.b, s.c, s.d)
+	say(s.t, 1, "third", others...)
 	s.t.Logf("another led after %v", time.Since(begun))
 	s.net.setRule(nil)
-	say(s.t, 1, "fourth", s.b, s.c, s.d)
+	say(s.t, 1, "fourth", others...)
 }
 
 // close ends all hosts.
@@ -164,7 +165,7 @@ func TestAVoterThatDoesNotKnowItMayHaveTheLongestLog(t *testing.T) {
 		if s.votes(s.c) || s.votes(s.d) || s.durable(s.d) != s.before+2 || s.durable(s.b) != s.before+1 || s.durable(s.c) != s.before {
 			t.Fatal("the scene is not what it should be")
 		}
-		s.end()
+		s.end(s.a)
 		wantAlike(t, 1, s.all()...)
 	})
 }
@@ -187,8 +188,40 @@ func TestARemovedReplicaMayHaveTheLongestLog(t *testing.T) {
 		if !s.votes(s.b) || !s.votes(s.c) || s.durable(s.d) != s.before+2 || s.durable(s.c) != s.before+1 || s.durable(s.b) != s.before {
 			t.Fatal("the scene is not what it should be")
 		}
-		s.end()
+		s.end(s.a)
 		wantAlike(t, 1, s.a, s.b, s.c)
+	})
+}
+
+// TestALearnerMayHaveTheFirstEntryOfANewLeader promotes D and loses the leader A when C alone knows it. B leads next, without
+// knowing it, and gives its first entry to D only, which it never commits. When A is back and B is gone, D has the longest log.
+func TestALearnerMayHaveTheFirstEntryOfANewLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		wantAlike(t, 1, s.all()...)
+		s.before = s.durable(s.a)
+		a, b, c := s.peer(s.a), s.peer(s.b), s.peer(s.c)
+		s.net.setRule(func(from, to cluster.PeerID, m GroupMessage) bool {
+			news := m.Message.GetType() == raftpb.MsgApp || m.Message.GetType() == raftpb.MsgHeartbeat
+			return !news || to == c || to == b && m.Message.GetCommit() <= s.before
+		})
+		if err := s.a.Group(1).Promote(testContext(t), 104); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "C knows the voters, B has them", func() bool { return s.votes(s.c) && s.durable(s.b) == s.before+1 })
+		s.net.setRule(func(from, to cluster.PeerID, m GroupMessage) bool {
+			kind := m.Message.GetType()
+			return from != a && to != a && (from != c || kind != raftpb.MsgPreVote) && (to != c || kind != raftpb.MsgApp)
+		})
+		s.b.Unreachable(a)
+		s.c.Unreachable(a)
+		eventually(t, "D has the first entry of B", func() bool { return s.durable(s.d) == s.before+2 })
+		eventually(t, "A leads no more", func() bool { return s.a.Group(1).Leader().Replica == 0 })
+		if s.votes(s.b) || s.votes(s.d) || !s.votes(s.a) || s.durable(s.a) != s.before+1 || s.durable(s.c) != s.before+1 {
+			t.Fatal("the scene is not what it should be")
+		}
+		s.end(s.b)
+		wantAlike(t, 1, s.all()...)
 	})
 }
 
@@ -200,8 +233,8 @@ func TestHearsayMustBeOfTheSameEntry(t *testing.T) {
 		s.play(s.b, func(ctx context.Context) error { return s.a.Group(1).Promote(ctx, 104) })
 		s.net.setRule(func(from, to cluster.PeerID, _ GroupMessage) bool { return false })
 		term := s.a.Group(1).Leader().Term
-		say := func(kind raftpb.MessageType, index, of uint64) {
-			m := &raftpb.Message{Type: kind.Enum(), From: &s.b.config.Replica, To: ptr(104), Term: ptr(term), Commit: &index, RejectHint: &of}
+		say := func(kind raftpb.MessageType, refused bool, index, of uint64) {
+			m := &raftpb.Message{Type: kind.Enum(), Reject: &refused, From: &s.b.config.Replica, To: ptr(104), Term: ptr(term), Commit: &index, RejectHint: &of}
 			b := newBatch(s.d.config.Cluster)
 			if err := errors.Join(b.add(GroupMessage{1, m}), s.d.Receive(b.take())); err != nil {
 				t.Fatal(err)
@@ -210,13 +243,14 @@ func TestHearsayMustBeOfTheSameEntry(t *testing.T) {
 		}
 		change := s.before + 1
 		for _, wrong := range [][2]uint64{{change, term + 1}, {change, 0}, {change + 2, term}, {1 << 60, term}, {s.before, term}} {
-			say(raftpb.MsgPreVote, wrong[0], wrong[1])
+			say(raftpb.MsgPreVote, false, wrong[0], wrong[1])
 		}
-		say(raftpb.MsgAppResp, change, term)
+		say(raftpb.MsgAppResp, true, change, term)
+		say(raftpb.MsgPreVoteResp, false, change, term)
 		if s.votes(s.d) {
 			t.Error("D believed something that is wrong")
 		}
-		say(raftpb.MsgPreVoteResp, change, term)
+		say(raftpb.MsgPreVoteResp, true, change, term)
 		eventually(t, "D knows that it votes", func() bool { return s.votes(s.d) })
 		s.net.setRule(nil)
 		wantAlike(t, 1, s.all()...)
