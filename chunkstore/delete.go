@@ -15,7 +15,8 @@ const maxMoves = 4
 //
 // A volume may move while its chunks are deleted, so the row is read again afterwards: a chunk counts as deleted only
 // when all slots of an unchanged row confirmed it. The home drives of slots that are away may hold copies already, of a
-// move that was not finished; they are asked as well while they are up, for after the move nobody would ask them.
+// move that was not finished, and whether a peer that moves them reaches such a drive is not known here. So they have to
+// confirm it too, as soon as the volume is sealed; before that nothing moves.
 func (s *Store) Delete(ctx context.Context, chunks []Chunk) (left []Chunk, err error) {
 	byVolume := make(map[VolumeID][]Chunk)
 	var order []VolumeID
@@ -56,14 +57,14 @@ func (s *Store) deleteIn(ctx context.Context, id VolumeID, chunks []Chunk) error
 	return fmt.Errorf("its row keeps changing: %w", ErrStaleVolume)
 }
 
-// deleteOn deletes the chunks on all slots of a row and on the home drives that are up, all drives at once.
+// deleteOn deletes the chunks on all slots of a row and where they may go from there, all drives at once.
 func (s *Store) deleteOn(ctx context.Context, v Volume, chunks []Chunk) error {
 	var (
 		wait  sync.WaitGroup
 		mu    sync.Mutex
 		first error
 	)
-	for _, slots := range append(bySlots(v.Slots, allShards), s.homesUp(v)...) {
+	for _, slots := range append(bySlots(v.Slots, allShards), homes(v)...) {
 		wait.Go(func() {
 			if err := s.deleteKeys(ctx, slots, chunks); err != nil {
 				mu.Lock()
@@ -78,11 +79,14 @@ func (s *Store) deleteOn(ctx context.Context, v Volume, chunks []Chunk) error {
 	return first
 }
 
-// homesUp returns the slots of a row that are away from home, by the home drives that are up.
-func (s *Store) homesUp(v Volume) []driveSlots {
+// homes returns the slots of a sealed volume that are away from home, by their home drives.
+func homes(v Volume) []driveSlots {
+	if v.State != VolumeSealed {
+		return nil
+	}
 	var away uint16
 	for i, id := range v.Home {
-		if m := s.config.Drives.member(id); id != v.Slots[i] && m != nil && m.drive.Status().Down == nil {
+		if id != v.Slots[i] {
 			away |= 1 << i
 		}
 	}

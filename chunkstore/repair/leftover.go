@@ -136,12 +136,8 @@ func (w *Worker) clearVolume(ctx context.Context, id cluster.DriveID, volume chu
 
 // clearKeys deletes leftovers if the row is still the one that they were found by.
 func (w *Worker) clearKeys(ctx context.Context, id cluster.DriveID, v chunkstore.Volume, keys []chunkstore.ShardKey, clean bool) (bool, error) {
-	now, err := w.config.Volumes.Volume(ctx, v.ID)
-	if err != nil && !errors.Is(err, chunkstore.ErrNotFound) {
-		return false, fmt.Errorf("row of volume %d: %w", v.ID, err)
-	}
-	if err != nil || now.Epoch != v.Epoch {
-		return false, nil
+	if still, err := w.still(ctx, v); err != nil || !still {
+		return false, err
 	}
 	if err := w.delete(ctx, id, keys); err != nil {
 		return false, ctx.Err()

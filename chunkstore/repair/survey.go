@@ -18,9 +18,9 @@ const all uint16 = 1<<chunkstore.Shards - 1
 // surveyAgain is how old the count of a volume's chunks may be while a drive is down: only deletes change it.
 const surveyAgain = time.Minute
 
-// observe reads the volume rows and marks those dirty that a drive which came back may lack shards of. At the first
-// pass that is all of them: a drive may have been exchanged while the process was down. Drives that came back, and
-// those that a row does not name any more, may hold leftovers.
+// observe reads the volume rows and marks those dirty that a drive which came back may lack shards of, and those whose
+// slots moved. At the first pass that is all of them: a drive may have been exchanged while the process was down. Drives
+// that came back, and those that a row does not name any more, may hold leftovers.
 func (w *Worker) observe(ctx context.Context) (map[chunkstore.VolumeID]chunkstore.Volume, error) {
 	w.expire()
 	up := make(map[cluster.DriveID]chunkstore.Drive)
@@ -42,6 +42,8 @@ func (w *Worker) observe(ctx context.Context) (map[chunkstore.VolumeID]chunkstor
 			k.dirty = w.seen == nil
 		}
 		w.compare(k.row, v)
+		// Whoever moved slots, another worker included, and whatever befell it: what lies at the new places is looked at.
+		k.dirty = k.dirty || k.row.Slots != v.Slots
 		k.row, k.up = v, 0
 		for i, id := range v.Slots {
 			d, ok := up[id]
@@ -99,6 +101,7 @@ type holding struct {
 type survey struct {
 	held     []holding                    // least redundancy first
 	answered uint16                       // the slots that did answer
+	gone     uint16                       // the slots on drives that do not return
 	strays   map[cluster.DriveID]struct{} // drives of the volume that hold leftovers too
 }
 
@@ -112,10 +115,10 @@ func (s survey) find(id chunkstore.ChunkID) uint16 {
 	return 0
 }
 
-// remains says that too few shards of a chunk can be there to rebuild the others, the slots that did not answer
-// included.
+// remains says that too few shards of a chunk can be there to rebuild the others, the slots that did not answer and may
+// yet do so included.
 func (s survey) remains(h holding) bool {
-	return bits.OnesCount16(h.slots|all&^s.answered) < placement.Data
+	return bits.OnesCount16(h.slots|all&^s.answered&^s.gone) < placement.Data
 }
 
 // survey lists a volume on every slot that is up.
@@ -130,10 +133,13 @@ func (w *Worker) survey(ctx context.Context, v chunkstore.Volume) (survey, error
 		if ctx.Err() != nil {
 			return survey{}, ctx.Err()
 		}
+		mask := slotsOn(v, id)
 		if err != nil {
+			if w.config.Removed != nil && w.config.Removed(id) {
+				s.gone |= mask
+			}
 			continue // it is counted as not answered
 		}
-		mask := slotsOn(v, id)
 		s.answered |= mask
 		for _, info := range infos {
 			if leftover(v, info.Key.Shard, id) {

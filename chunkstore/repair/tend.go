@@ -11,11 +11,12 @@ import (
 	"github.com/holdfast/holdfast/cluster/placement"
 )
 
-// settle restores what intents name, and resolves those of which every shard is verified on its drive, or deleted there.
+// settle restores what intents name, and resolves those of which every shard is verified on its drive, or whose chunk is
+// deleted.
 func (w *Worker) settle(ctx context.Context, tasks []task) error {
 	for part := range slices.Chunk(tasks, batch) {
 		var jobs []job
-		left, deleted := make([]uint16, len(part)), make([]bool, len(part))
+		left, refused := make([]uint16, len(part)), make([]bool, len(part))
 		for at, t := range part {
 			left[at] = t.intent.Missing
 			for i := range chunkstore.Shards {
@@ -24,10 +25,10 @@ func (w *Worker) settle(ctx context.Context, tasks []task) error {
 				}
 				jobs = append(jobs, job{t.intent.Chunk, i, t.volume, t.volume.Slots[i], t.losses, func(err error) {
 					if errors.Is(err, chunkstore.ErrDeleted) {
-						deleted[at] = true
+						refused[at] = true
 						w.volumes[t.volume.ID].dirty = true // unless others hold it still: fill looks
 					}
-					if err == nil || errors.Is(err, chunkstore.ErrDeleted) {
+					if err == nil {
 						left[at] &^= 1 << i
 					}
 				}})
@@ -37,7 +38,7 @@ func (w *Worker) settle(ctx context.Context, tasks []task) error {
 			return err
 		}
 		for at, t := range part {
-			if err := w.resolve(ctx, t, left[at], deleted[at]); err != nil {
+			if err := w.resolve(ctx, t, left[at], refused[at]); err != nil {
 				return err
 			}
 		}
@@ -46,10 +47,10 @@ func (w *Worker) settle(ctx context.Context, tasks []task) error {
 }
 
 // resolve removes an intent when no shard of it is left to restore.
-func (w *Worker) resolve(ctx context.Context, t task, left uint16, deleted bool) error {
+func (w *Worker) resolve(ctx context.Context, t task, left uint16, refused bool) error {
 	c := t.intent.Chunk
-	if left != 0 && !deleted {
-		gone, err := w.gone(ctx, c, w.volumes[t.volume.ID].up)
+	if left != 0 {
+		gone, err := w.gone(ctx, c, w.volumes[t.volume.ID].up, refused)
 		if err != nil {
 			return err
 		}
@@ -57,7 +58,6 @@ func (w *Worker) resolve(ctx context.Context, t task, left uint16, deleted bool)
 			return nil
 		}
 	}
-	// A chunk that one drive deleted is being deleted on all: nothing is left to repair.
 	if err := w.config.Volumes.ResolveIntent(ctx, c); err != nil {
 		return fmt.Errorf("resolve the intent of chunk %v: %w", c.ID, err)
 	}
@@ -65,17 +65,23 @@ func (w *Worker) resolve(ctx context.Context, t task, left uint16, deleted bool)
 	return nil
 }
 
-// gone says that all twelve slots answer and none holds the chunk: it was deleted. Where a drive does not answer,
-// nothing is known.
-func (w *Worker) gone(ctx context.Context, c chunkstore.Chunk, up uint16) (bool, error) {
-	if up != all {
+// gone says that a chunk was deleted: all twelve slots answer and none holds it, or one of them refused it as deleted and
+// the others are too few to rebuild it, those included that do not answer. A drive alone says nothing of a chunk that lives:
+// it may refuse it because the slot lay there once and was moved away.
+func (w *Worker) gone(ctx context.Context, c chunkstore.Chunk, up uint16, refused bool) (bool, error) {
+	if up != all && !refused {
 		return false, nil
 	}
 	result, err := w.config.Store.Check(ctx, c)
-	if err != nil {
+	switch {
+	case errors.Is(err, chunkstore.ErrStaleVolume):
+		return false, nil // the next pass
+	case errors.Is(err, chunkstore.ErrNotFound):
+		return true, nil // a row goes when its volume holds no chunk
+	case err != nil:
 		return false, err
 	}
-	return result.Missing == all, nil
+	return result.Missing == all || refused && bits.OnesCount16(all&^result.Missing) < placement.Data, nil
 }
 
 // tendAll brings the volumes in order: first those that lack shards or are doubled up, then those that merely move to
