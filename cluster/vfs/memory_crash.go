@@ -216,3 +216,44 @@ func (c *crash) size(before, after int64) int64 {
 }
 
 func sortedNames(entries map[string]*node) []string { return slices.Sorted(maps.Keys(entries)) }
+
+// Copy returns another file system that holds the same, all of it durable; m goes on. The copy's crashes are drawn from
+// seed. Locks and rules are not carried over. Many tests can begin with what was made once.
+func (m *Memory) Copy(seed uint64) *Memory {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	next := NewMemory(seed)
+	next.inodes, next.capacity = m.inodes, m.capacity
+	next.root = (&copying{copies: map[*node]*node{}}).node(m.root)
+	next.recount(next.root, map[*node]bool{})
+	return next
+}
+
+// copying copies a tree as readers see it.
+type copying struct{ copies map[*node]*node }
+
+func (c *copying) node(n *node) *node {
+	if copied, ok := c.copies[n]; ok {
+		return copied
+	}
+	fresh := &node{inode: n.inode, mode: n.mode}
+	c.copies[n] = fresh
+	if n.mode.IsDir() {
+		fresh.entries, fresh.durable = map[string]*node{}, map[string]*node{}
+		for name, child := range n.entries {
+			fresh.entries[name] = c.node(child)
+			fresh.durable[name] = fresh.entries[name]
+		}
+		return fresh
+	}
+	fresh.pages, fresh.synced = map[int64][]byte{}, map[int64][]byte{}
+	fresh.dirty, fresh.lost = map[int64]bool{}, map[int64]bool{}
+	for index, page := range n.pages {
+		if n.dirty[index] {
+			page = slices.Clone(page) // m may change it in place
+		}
+		fresh.pages[index], fresh.synced[index] = page, page
+	}
+	fresh.size, fresh.syncedSize = n.size, n.size
+	return fresh
+}

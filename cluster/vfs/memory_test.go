@@ -354,3 +354,20 @@ func TestRemoveAllIsDurable(t *testing.T) {
 		t.Errorf("open: %v", err)
 	}
 }
+
+func TestACopyHoldsTheSameAndLivesItsOwnLife(t *testing.T) {
+	m := vfs.NewMemory(1)
+	must(t, vfs.MkdirAll(m, "/a", 0o755))
+	file := create(t, m, "/a/f", bytes.Repeat([]byte{'1'}, 3*vfs.Align)) // not synced
+	copied := m.Copy(2)
+	if _, err := file.WriteAt(bytes.Repeat([]byte{'2'}, vfs.Align), 0); err != nil {
+		t.Fatal(err)
+	}
+	must(t, m.Remove("/a/f"))
+	wantContent(t, copied, "/a/f", bytes.Repeat([]byte{'1'}, 3*vfs.Align))
+	copied = copied.Crash()
+	wantContent(t, copied, "/a/f", bytes.Repeat([]byte{'1'}, 3*vfs.Align))
+	if exists(t, m, "/a/f") {
+		t.Error("what was removed from the original is still there")
+	}
+}

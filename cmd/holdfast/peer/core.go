@@ -320,11 +320,17 @@ func (c *core) namesOf(id cluster.PeerID) metadata.Names {
 // openCatalog opens the names when this peer begins to lead them.
 func (c *core) openCatalog(ctx context.Context) (*metadata.Catalog, error) {
 	return metadata.New(ctx, metadata.Config{
-		Root: c.root, Tablet: c.host.Group(tabletGroup), Now: c.peer.seams.Now, Log: c.peer.log,
+		Root: c.root, Tablet: c.tabletMember(), Now: c.peer.seams.Now, Log: c.peer.log,
 	})
 }
 
-func (c *core) tabletMember() raft.Member { return c.host.Group(tabletGroup) }
+func (c *core) tabletMember() raft.Member {
+	member := c.host.Group(tabletGroup)
+	if wrap := c.peer.seams.Tablet; wrap != nil && member != nil {
+		return wrap(member)
+	}
+	return member
+}
 
 // replicaOf finds the replica of a group on this peer.
 func (c *core) replicaOf(group raft.GroupID) func() raft.Group {
@@ -348,6 +354,11 @@ func (c *core) rowsOf(id cluster.PeerID) root.Seat {
 // openHost opens the log on the drives that are here. On a first start that did not get to it, the log is made.
 func (p *Peer) openHost(ctx context.Context, c *core, first bool) (*raft.Host, error) {
 	machines := map[raft.GroupID]raft.Machine{rootGroup: root.New(), tabletGroup: tablet.New()}
+	if wrap := p.seams.Machine; wrap != nil {
+		for id, machine := range machines {
+			machines[id] = wrap(id, machine)
+		}
+	}
 	config := raft.Config{
 		FS: p.seams.FS, StateDir: path.Join(p.config.Dir, "state"), Cluster: p.cluster, Log: p.log, SegmentSize: p.seams.LogSegment,
 		Machines:  func(id raft.GroupID) raft.Machine { return machines[id] },

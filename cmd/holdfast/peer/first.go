@@ -175,7 +175,8 @@ func (p *Peer) findCluster(ctx context.Context) error {
 	p.self.Store(own)
 	for _, dir := range p.config.Drives {
 		p.slots = append(p.slots, &slot{
-			fs: p.seams.FS, path: dir, cluster: p.cluster, drives: p.drives, log: p.log, looked: make(chan struct{}),
+			fs: p.seams.FS, path: dir, cluster: p.cluster, drives: p.drives, wrap: p.seams.Drive, log: p.log,
+			looked: make(chan struct{}),
 		})
 	}
 	return nil

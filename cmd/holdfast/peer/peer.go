@@ -41,7 +41,9 @@ import (
 	"github.com/holdfast/holdfast/cluster/topology"
 	"github.com/holdfast/holdfast/cluster/transport"
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/cmd/holdfast/admin"
 	"github.com/holdfast/holdfast/fusefs/remote"
+	"github.com/holdfast/holdfast/multipart"
 )
 
 // Timing of a peer.
@@ -111,6 +113,11 @@ type Seams struct {
 	LogSegment int64
 	// RepairEvery is how often repair and rebalance look for work; zero means their own defaults.
 	RepairEvery time.Duration
+	// Machine, Tablet and Drive, when not nil, wrap the state machine of a group, the tablet's replica and each drive of
+	// this peer: a test watches them, or breaks one of their rules to see that it is noticed.
+	Machine func(raft.GroupID, raft.Machine) raft.Machine
+	Tablet  func(raft.Member) raft.Member
+	Drive   func(chunkstore.Drive) chunkstore.Drive
 }
 
 // Peer is a running holdfast process. Close stops it.
@@ -333,6 +340,17 @@ func (p *Peer) AccessKey() string {
 	}
 	return ""
 }
+
+// Objects is the object path, nil while the peer does not serve. It is for tests that need no faces.
+func (p *Peer) Objects() *multipart.Store {
+	if c := p.core.Load(); c != nil {
+		return c.objects
+	}
+	return nil
+}
+
+// Admin is what operators ask of this peer.
+func (p *Peer) Admin() admin.Source { return source{p, p.core.Load()} }
 
 // Summary says in a few words how the drives are.
 func (p *Peer) Summary() string {

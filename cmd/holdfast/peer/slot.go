@@ -45,6 +45,7 @@ type slot struct {
 	path    string
 	cluster cluster.ClusterID
 	drives  *chunkstore.Drives
+	wrap    func(chunkstore.Drive) chunkstore.Drive // nil: the drive as it is
 	log     *slog.Logger
 
 	looked chan struct{}    // closed after the first look
@@ -188,7 +189,11 @@ func (s *slot) start(ctx context.Context, found slotState) slotState {
 		}
 		return found
 	}
-	if err := s.drives.Add(opened); err != nil {
+	var registered chunkstore.Drive = opened
+	if s.wrap != nil {
+		registered = s.wrap(opened)
+	}
+	if err := s.drives.Add(registered); err != nil {
 		found.kind, found.reason = slotDown, errors.Join(err, opened.Close()).Error()
 		return found
 	}
