@@ -1,0 +1,277 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/holdfast/holdfast/cluster/vfs"
+)
+
+// round is one fault of a run, from its beginning to its end.
+type round struct {
+	c      *cluster
+	h      *history
+	random *rand.Rand
+	name   string
+	// undo takes away what Heal does not.
+	undo []func() error
+	// fired are what must be so at the round's end.
+	fired []func() error
+}
+
+// fault hurts the cluster. Its hold says for how long.
+type fault struct {
+	name string
+	do   func(r *round)
+}
+
+// faults are all that can happen. A run draws some of them; over 20 seeds each comes up.
+var faults = []fault{
+	{"leader isolated", func(r *round) { r.isolate(r.c.leader(r.random)) }},
+	{"halves", func(r *round) {
+		nodes := r.shuffled()
+		r.partition(nodes[:2], nodes[2:])
+	}},
+	{"one-way", func(r *round) {
+		nodes := r.shuffled()
+		if r.random.IntN(2) == 0 {
+			nodes[0] = r.c.leader(r.random)
+		}
+		for _, other := range r.c.nodes {
+			if other == nodes[0] {
+				continue
+			}
+			if r.random.IntN(2) == 0 || other == nodes[1] {
+				r.cut(nodes[0], other)
+			}
+		}
+	}},
+	{"one-way, deaf", func(r *round) {
+		deaf := r.c.leader(r.random)
+		for _, other := range r.c.nodes {
+			if other != deaf {
+				r.cut(other, deaf)
+			}
+		}
+	}},
+	{"bridge", func(r *round) {
+		nodes := r.shuffled() // the last one reaches both sides
+		r.partition(nodes[:2], nodes[2:4])
+	}},
+	{"flapping", func(r *round) {
+		flapping := r.pick()
+		for range 6 {
+			r.isolate(flapping)
+			r.hold(300*time.Millisecond, 1500*time.Millisecond)
+			r.probe()
+			r.c.net.Heal()
+			r.hold(100*time.Millisecond, 800*time.Millisecond)
+		}
+	}},
+	{"crash", func(r *round) { r.crash(r.pick()) }},
+	{"leader crash", func(r *round) { r.crash(r.c.leader(r.random)) }},
+	{"two crash", func(r *round) { r.crash(r.shuffled()[:2]...) }},
+	{"all lose power", func(r *round) { r.crash(r.c.nodes...) }},
+	{"restart", func(r *round) {
+		n := r.pick()
+		if err := n.stop(); err != nil {
+			r.c.t.Errorf("%s: %v", r.name, err)
+		}
+		r.undo = append(r.undo, func() error { return n.start("") })
+	}},
+	{"pause", func(r *round) { r.pause(r.pick()) }},
+	{"leader pause", func(r *round) { r.pause(r.c.leader(r.random)) }},
+	{"refuse and reset", func(r *round) {
+		n := r.pick()
+		r.c.net.Refuse(n.name)
+		r.mustFail(n, n, syscall.ECONNREFUSED)
+		broken := 0
+		for _, other := range r.c.nodes {
+			if other != n {
+				broken += r.c.net.Reset(n.name, other.name)
+			}
+		}
+		r.must(func() error {
+			if broken == 0 {
+				return errors.New("no connection was reset")
+			}
+			return nil
+		})
+	}},
+	{"slow drive", func(r *round) {
+		pause := time.Duration(50+r.random.IntN(400)) * time.Millisecond
+		r.drive(vfs.Rule{Delay: func() { time.Sleep(pause) }})
+	}},
+	{"slow sync", func(r *round) { r.drive(vfs.Rule{Op: vfs.OpSync, Delay: func() { time.Sleep(2 * time.Second) }}) }},
+	{"full drive", func(r *round) { r.drive(vfs.Rule{Op: vfs.OpWrite, Err: syscall.ENOSPC}) }},
+	{"failing drive", func(r *round) { r.drive(vfs.Rule{Op: vfs.OpWrite, Err: syscall.EIO}) }},
+	{"failing sync", func(r *round) { r.drive(vfs.Rule{Op: vfs.OpSync, Times: 1 + r.random.IntN(3), Err: syscall.EIO}) }},
+	{"unreadable drive", func(r *round) { r.drive(vfs.Rule{Op: vfs.OpRead, Err: syscall.EIO}) }},
+	{"hanging drive", func(r *round) { r.drive(vfs.Rule{Hang: true}) }},
+	{"clock jump", func(r *round) { r.jump(time.Duration(r.random.Int64N(int64(20*time.Minute))) - 10*time.Minute) }},
+	{"clock jump of hours", func(r *round) { r.jump(time.Duration(r.random.Int64N(int64(12*time.Hour))) - 6*time.Hour) }},
+	{"shake", func(r *round) {
+		for range 12 {
+			r.c.net.Shake()
+			r.hold(200*time.Millisecond, time.Second)
+		}
+		r.isolate(r.pick())
+	}},
+	{"crash behind a cut", func(r *round) {
+		nodes := r.shuffled()
+		r.isolate(nodes[0])
+		r.hold(time.Second, 3*time.Second)
+		r.crash(nodes[1])
+	}},
+	{"crash, and the newer side too", func(r *round) { // who comes back first knows the least
+		leader := r.c.leader(r.random)
+		r.crash(leader)
+		r.hold(2*time.Second, 4*time.Second)
+		r.crash(r.c.leader(r.random))
+	}},
+}
+
+func (r *round) shuffled() []*node {
+	nodes := append([]*node(nil), r.c.nodes...)
+	r.random.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
+	return nodes
+}
+
+func (r *round) pick() *node { return r.c.nodes[r.random.IntN(len(r.c.nodes))] }
+
+func (r *round) hold(least, most time.Duration) {
+	time.Sleep(least + time.Duration(r.random.Int64N(int64(most-least))))
+}
+
+func (r *round) must(so func() error) { r.fired = append(r.fired, so) }
+
+// mustFail notes that no connection from one node to another comes about while the fault lasts.
+func (r *round) mustFail(from, to *node, want error) {
+	r.must(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		conn, err := r.c.net.Host(from.name).Dial(ctx, to.name+":9001")
+		if err == nil {
+			return errors.Join(fmt.Errorf("%s still reaches %s", from.name, to.name), conn.Close())
+		}
+		if !errors.Is(err, want) {
+			return fmt.Errorf("%s to %s: %w", from.name, to.name, err)
+		}
+		return nil
+	})
+}
+
+func (r *round) cut(from, to *node) {
+	r.c.net.Cut(from.name, to.name)
+	r.mustFail(from, to, context.DeadlineExceeded)
+}
+
+func (r *round) partition(one, other []*node) {
+	for _, a := range one {
+		for _, b := range other {
+			r.cut(a, b)
+			r.cut(b, a)
+		}
+	}
+}
+
+func (r *round) isolate(n *node) {
+	for _, other := range r.c.nodes {
+		if other != n {
+			r.cut(n, other)
+			r.cut(other, n)
+		}
+	}
+}
+
+func (r *round) pause(n *node) {
+	r.c.net.Pause(n.name)
+	r.mustFail(n, n, context.DeadlineExceeded)
+}
+
+// crash cuts the power of nodes at once; they come back at the round's end.
+func (r *round) crash(nodes ...*node) {
+	var wait sync.WaitGroup
+	for _, n := range nodes {
+		if n.up() == nil {
+			continue // it is down already
+		}
+		wait.Go(n.crash)
+		r.undo = append(r.undo, func() error { return n.start("") })
+	}
+	wait.Wait()
+	down := len(r.undo)
+	r.must(func() error {
+		if down == 0 {
+			return errors.New("nobody was there to crash")
+		}
+		return nil
+	})
+}
+
+// drive hurts one drive of a node.
+func (r *round) drive(rule vfs.Rule) {
+	n := r.pick()
+	rule.Path = n.drives[r.random.IntN(len(n.drives))]
+	fault := n.files().Inject(rule)
+	r.must(func() error {
+		if fault.Fired() == 0 {
+			return fmt.Errorf("drive %s was not asked for anything", rule.Path)
+		}
+		return nil
+	})
+	r.undo = append(r.undo, func() error {
+		fault.Clear()
+		return nil
+	})
+}
+
+// jump sets a node's clock. It stays so.
+func (r *round) jump(by time.Duration) {
+	n := r.pick()
+	n.skew.Store(int64(by))
+	asked := n.asked.Load()
+	r.must(func() error {
+		if n.asked.Load() == asked {
+			return fmt.Errorf("nobody looked at the clock of %s", n.name)
+		}
+		return nil
+	})
+	r.undo = append(r.undo, func() error {
+		n.skew.Store(0)
+		return nil
+	})
+}
+
+// probe checks that the fault is there.
+func (r *round) probe() {
+	for _, so := range r.fired {
+		if err := so(); err != nil {
+			r.c.t.Errorf("%s did not happen: %v", r.name, err)
+		}
+	}
+	r.fired = nil
+}
+
+// run makes a fault under load, holds it, and takes it away.
+func (c *cluster) hurt(h *history, random *rand.Rand, f fault) {
+	r := &round{c: c, h: h, random: random, name: f.name}
+	before, flying := h.invoked.Load(), h.inFlight.Load()
+	f.do(r)
+	r.hold(2*time.Second, 9*time.Second)
+	r.probe()
+	if h.invoked.Load() == before && flying == 0 {
+		c.t.Errorf("%s: there was no load", f.name)
+	}
+	c.net.Heal()
+	for _, undo := range r.undo {
+		if err := undo(); err != nil {
+			c.t.Errorf("after %s: %v", f.name, err)
+		}
+	}
+}
