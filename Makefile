@@ -8,7 +8,7 @@ export CGO_ENABLED ?= 0
 # Tests use loopback only; a CA bundle set for other servers would refuse their certificates.
 unexport AWS_CA_BUNDLE
 
-.PHONY: help build run test check unit clients crash fuzz race bench generate setup clean
+.PHONY: help build run test check unit clients crash sim fuzz race bench generate setup clean
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ clients: build ## the running binary: real clients, mounts, kill -9, moved drive
 
 crash: build ## the long crash runs (about 15 minutes)
 	HOLDFAST_LONG=1 HOLDFAST_BIN=$(CURDIR)/$(BIN) go test -count=1 -p 1 -timeout 60m ./chunkstore/... ./cluster/... ./multipart ./tests/crash
+
+sim: ## clusters in simulated time under SIM_SEEDS=2000 seeds of faults (about an hour)
+	SIM_SEEDS=$(or $(SIM_SEEDS),2000) go test -count=1 -timeout 4h ./tests/sim
 
 race: ## the packages' own tests under the race detector (needs gcc)
 	CGO_ENABLED=1 go test -race -timeout 30m $$(go list ./... | grep -v /tests)

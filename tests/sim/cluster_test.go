@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	numbers "github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/cluster/transport"
 	"github.com/holdfast/holdfast/cluster/vfs"
@@ -61,9 +62,21 @@ type cluster struct {
 	net   *transport.Simulation
 	nodes []*node
 	bug   *bug
+	// fences outlive the peers: what a drive refuses it refuses after a crash too.
+	fences fences
+
+	mu         sync.Mutex
+	complaints []string
 }
 
-// bug is a rule that a peer breaks on purpose. The zero bug breaks none.
+// complain notes what the cluster did wrong.
+func (c *cluster) complain(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.complaints = append(c.complaints, fmt.Sprintf(format, args...))
+}
+
+// bug is a rule that peers break on purpose.
 type bug struct {
 	name  string
 	seams func(n *node, s *peer.Seams)
@@ -71,6 +84,7 @@ type bug struct {
 
 func newCluster(t *testing.T, seed uint64, b *bug, files func(i int) *vfs.Memory) *cluster {
 	c := &cluster{t: t, seed: seed, net: transport.NewSimulation(seed), bug: b}
+	c.fences.c, c.fences.sealed = c, map[fence]numbers.Epoch{}
 	c.net.Shape("", "", transport.Shape{Latency: 500 * time.Microsecond, Jitter: time.Millisecond})
 	for i, at := range layout {
 		n := &node{c: c, name: fmt.Sprintf("p%d", i+1), zone: at.zone, fs: files(i)}
@@ -95,7 +109,7 @@ func (n *node) start(token string) error {
 	n.mu.Unlock()
 	seams := peer.Seams{
 		FS: fsys, Now: n.now, Log: n.logger(), Network: n.c.net.Host(n.name), NoGossip: true, LogSegment: logSegment,
-		RepairEvery: 5 * time.Second, Tablet: n.watch,
+		RepairEvery: 5 * time.Second, Tablet: n.watch, Drive: n.c.fences.on,
 	}
 	if n.c.bug != nil && n.c.bug.seams != nil {
 		n.c.bug.seams(n, &seams)
@@ -350,11 +364,14 @@ func (g *template) open(t *testing.T, seed uint64, b *bug) *cluster {
 	}
 	wait.Wait()
 	if err := errors.Join(errs...); err != nil {
-		t.Error(err)
+		c.complain("%s", oneLine(err))
 	} else if err := eventually(time.Minute, c.whole); err != nil {
-		t.Errorf("the cluster does not start: %v", err)
+		c.complain("the cluster does not start: %s", oneLine(err))
 	}
 	return c
 }
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// pause lets the time of the bubble go on.
+func pause(d time.Duration) { time.Sleep(d) }

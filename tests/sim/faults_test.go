@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/cmd/holdfast/admin"
 )
 
 // round is one fault of a run, from its beginning to its end.
@@ -80,7 +82,7 @@ var faults = []fault{
 	{"restart", func(r *round) {
 		n := r.pick()
 		if err := n.stop(); err != nil {
-			r.c.t.Errorf("%s: %v", r.name, err)
+			r.c.complain("%s: %s", r.name, oneLine(err))
 		}
 		r.undo = append(r.undo, func() error { return n.start("") })
 	}},
@@ -104,15 +106,17 @@ var faults = []fault{
 		})
 	}},
 	{"slow drive", func(r *round) {
-		pause := time.Duration(50+r.random.IntN(400)) * time.Millisecond
-		r.drive(vfs.Rule{Delay: func() { time.Sleep(pause) }})
+		late := time.Duration(50+r.random.IntN(400)) * time.Millisecond
+		r.drive(vfs.Rule{Path: shards, Delay: func() { pause(late) }})
 	}},
-	{"slow sync", func(r *round) { r.drive(vfs.Rule{Op: vfs.OpSync, Delay: func() { time.Sleep(2 * time.Second) }}) }},
+	{"slow sync", func(r *round) {
+		r.drive(vfs.Rule{Op: vfs.OpSync, Path: shards, Delay: func() { pause(2 * time.Second) }})
+	}},
 	{"full drive", func(r *round) { r.drive(vfs.Rule{Op: vfs.OpWrite, Err: syscall.ENOSPC}) }},
 	{"failing drive", func(r *round) { r.drive(vfs.Rule{Op: vfs.OpWrite, Err: syscall.EIO}) }},
 	{"failing sync", func(r *round) { r.drive(vfs.Rule{Op: vfs.OpSync, Times: 1 + r.random.IntN(3), Err: syscall.EIO}) }},
 	{"unreadable drive", func(r *round) { r.drive(vfs.Rule{Op: vfs.OpRead, Err: syscall.EIO}) }},
-	{"hanging drive", func(r *round) { r.drive(vfs.Rule{Hang: true}) }},
+	{"hanging drive", func(r *round) { r.drive(vfs.Rule{Path: shards, Hang: true}) }},
 	{"clock jump", func(r *round) { r.jump(time.Duration(r.random.Int64N(int64(20*time.Minute))) - 10*time.Minute) }},
 	{"clock jump of hours", func(r *round) { r.jump(time.Duration(r.random.Int64N(int64(12*time.Hour))) - 6*time.Hour) }},
 	{"shake", func(r *round) {
@@ -122,6 +126,7 @@ var faults = []fault{
 		}
 		r.isolate(r.pick())
 	}},
+	{"drain", func(r *round) { r.drain() }},
 	{"crash behind a cut", func(r *round) {
 		nodes := r.shuffled()
 		r.isolate(nodes[0])
@@ -136,6 +141,10 @@ var faults = []fault{
 	}},
 }
 
+// shards is where a drive keeps them. What waits is kept away from the log: its lock is held while drives write, and the
+// time of a bubble stands still while somebody waits for a sync.Mutex.
+const shards = "/volumes"
+
 func (r *round) shuffled() []*node {
 	nodes := append([]*node(nil), r.c.nodes...)
 	r.random.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
@@ -145,7 +154,7 @@ func (r *round) shuffled() []*node {
 func (r *round) pick() *node { return r.c.nodes[r.random.IntN(len(r.c.nodes))] }
 
 func (r *round) hold(least, most time.Duration) {
-	time.Sleep(least + time.Duration(r.random.Int64N(int64(most-least))))
+	pause(least + time.Duration(r.random.Int64N(int64(most-least))))
 }
 
 func (r *round) must(so func() error) { r.fired = append(r.fired, so) }
@@ -217,7 +226,7 @@ func (r *round) crash(nodes ...*node) {
 // drive hurts one drive of a node.
 func (r *round) drive(rule vfs.Rule) {
 	n := r.pick()
-	rule.Path = n.drives[r.random.IntN(len(n.drives))]
+	rule.Path = n.drives[r.random.IntN(len(n.drives))] + rule.Path
 	fault := n.files().Inject(rule)
 	r.must(func() error {
 		if fault.Fired() == 0 {
@@ -258,12 +267,12 @@ func (r *round) probe() {
 	r.fired = nil
 }
 
-// run makes a fault under load, holds it, and takes it away.
+// hurt makes a fault under load, holds it, and takes it away.
 func (c *cluster) hurt(h *history, random *rand.Rand, f fault) {
 	r := &round{c: c, h: h, random: random, name: f.name}
 	before, flying := h.invoked.Load(), h.inFlight.Load()
 	f.do(r)
-	r.hold(2*time.Second, 9*time.Second)
+	r.hold(2*time.Second, 7*time.Second)
 	r.probe()
 	if h.invoked.Load() == before && flying == 0 {
 		c.t.Errorf("%s: there was no load", f.name)
@@ -271,7 +280,58 @@ func (c *cluster) hurt(h *history, random *rand.Rand, f fault) {
 	c.net.Heal()
 	for _, undo := range r.undo {
 		if err := undo(); err != nil {
-			c.t.Errorf("after %s: %v", f.name, err)
+			c.complain("after %s: %s", f.name, oneLine(err))
 		}
 	}
+}
+
+var errNotMoved = errors.New("leadership did not move there and back")
+
+// transfer hands the tablet's leadership from who has it to another node, or back.
+func (r *round) transfer() bool {
+	from := r.c.leader(r.random)
+	m := from.replica()
+	if m == nil {
+		return false
+	}
+	voters, _ := m.Members()
+	self := m.Leader().Replica
+	others := slices.DeleteFunc(slices.Sorted(slices.Values(voters)), func(v uint64) bool { return v == self })
+	if len(others) == 0 {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	return m.Transfer(ctx, others[0]) == nil // between the two lowest: there and back
+}
+
+// drain empties a drive while clients write to its volumes, and takes it back at the end.
+func (r *round) drain() {
+	n := r.pick()
+	name := fmt.Sprintf("%s/d%d", n.name, 1+r.random.IntN(len(n.drives)))
+	act := func(action string) error {
+		return eventually(time.Minute, func() error {
+			p := r.pick().up()
+			if p == nil {
+				return errors.New("the peer is down")
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			_, err := p.Admin().ActOnDrive(ctx, name, action, false)
+			return err
+		})
+	}
+	if err := act(admin.Drain); err != nil {
+		r.c.complain("drain %s: %s", name, oneLine(err))
+	}
+	r.hold(15*time.Second, 25*time.Second) // volumes are looked at every ten seconds
+	r.must(func() error {
+		r.c.fences.mu.Lock()
+		defer r.c.fences.mu.Unlock()
+		if r.c.fences.seals == 0 {
+			return errors.New("no volume was sealed")
+		}
+		return nil
+	})
+	r.undo = append(r.undo, func() error { return act(admin.Undrain) })
 }

@@ -21,8 +21,8 @@ import (
 const (
 	// keys are few, so that clients meet on them.
 	keys = 4
-	// clientsEach is how many clients each gateway has.
-	clientsEach = 2
+	// clientsEach is how many clients each gateway has: more find no more, and cost more.
+	clientsEach = 1
 	// patience is how long a client waits for an answer.
 	patience = 8 * time.Second
 	// inlineBody and chunkedBody bound the two kinds of bodies.
@@ -68,7 +68,7 @@ func (l *load) stop() {
 // run does one thing after another until ctx ends; what is under way then is finished.
 func (u *client) run(ctx context.Context) {
 	for ctx.Err() == nil {
-		time.Sleep(time.Duration(20+u.random.IntN(400)) * time.Millisecond)
+		pause(time.Duration(20+u.random.IntN(500)) * time.Millisecond)
 		store := u.n.store()
 		if store == nil {
 			continue // its gateway is down
@@ -118,7 +118,7 @@ func (u *client) act(store *multipart.Store) {
 // body draws bytes that nobody else writes.
 func (u *client) body() []byte {
 	size := 50 + u.random.IntN(inlineBody)
-	if u.random.IntN(3) == 0 {
+	if u.random.IntN(5) == 0 {
 		size = chunkedBody/2 + u.random.IntN(chunkedBody/2)
 	}
 	b := make([]byte, size)

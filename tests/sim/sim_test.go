@@ -17,7 +17,7 @@ const (
 	// seedsShort are what `make test` runs; SIM_SEEDS asks for more, and SIM_SEED for a single one.
 	seedsShort = 24
 	// roundsEach is how many faults a run has.
-	roundsEach = 4
+	roundsEach = 3
 	// recovery is how long a healed cluster may take until every object reads from every gateway.
 	recovery = 2 * time.Minute
 )
@@ -50,7 +50,7 @@ func run(t *testing.T, seed uint64, b *bug, chosen []fault) (out result) {
 		c := g.open(t, seed, b)
 		random := rand.New(rand.NewPCG(seed, 3))
 		l := startLoad(c, h)
-		time.Sleep(2 * time.Second)
+		pause(2 * time.Second)
 		for i := range roundsEach {
 			f := pickFault(random, seed, i, chosen)
 			out.rounds = append(out.rounds, f.name)
@@ -58,13 +58,14 @@ func run(t *testing.T, seed uint64, b *bug, chosen []fault) (out result) {
 				fmt.Fprintln(os.Stderr, "--", time.Since(h.begun), f.name)
 			}
 			c.hurt(h, random, f)
-			time.Sleep(time.Second + time.Duration(random.IntN(3000))*time.Millisecond)
+			pause(time.Second + time.Duration(random.IntN(3000))*time.Millisecond)
 		}
 		l.stop()
-		out.complaints = append(out.complaints, c.lastReads(h)...)
+		c.lastReads(h)
 		if err := c.stopAll(); err != nil {
-			out.complaints = append(out.complaints, "stop: "+oneLine(err))
+			c.complain("stop: %s", oneLine(err))
 		}
+		out.complaints = c.complaints
 	})
 	undecided, complaints := h.linearize()
 	if undecided > 0 {
@@ -94,14 +95,14 @@ func pickFault(random *rand.Rand, seed uint64, i int, chosen []fault) fault {
 }
 
 // lastReads reads every key at every gateway after everything has healed, and lists there.
-func (c *cluster) lastReads(h *history) (complaints []string) {
+func (c *cluster) lastReads(h *history) {
 	for _, n := range c.nodes {
 		u := &client{h: h, n: n, id: 1000, last: map[string]string{}}
 		retry := func(what func(ctx context.Context) error) {
 			err := eventually(recovery, func() error {
 				store := n.store()
 				if store == nil {
-					return fmt.Errorf("%s does not serve: %s", n.name, n.up().Summary())
+					return fmt.Errorf("%s does not serve", n.name)
 				}
 				if err := u.ensureBucket(store); err != nil {
 					return err
@@ -111,7 +112,7 @@ func (c *cluster) lastReads(h *history) (complaints []string) {
 				return what(ctx)
 			})
 			if err != nil {
-				complaints = append(complaints, fmt.Sprintf("not readable %v after everything healed: %s", recovery, oneLine(err)))
+				c.complain("not readable %v after everything healed: %s", recovery, oneLine(err))
 			}
 		}
 		for k := range keys {
@@ -119,7 +120,6 @@ func (c *cluster) lastReads(h *history) (complaints []string) {
 		}
 		retry(func(ctx context.Context) error { return u.list(ctx, n.store(), final) })
 	}
-	return complaints
 }
 
 // TestClustersKeepEveryPromise runs seeds of faults on whole clusters. A seed that fails prints how to run it again.
