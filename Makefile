@@ -8,7 +8,7 @@ export CGO_ENABLED ?= 0
 # Tests use loopback only; a CA bundle set for other servers would refuse their certificates.
 unexport AWS_CA_BUNDLE
 
-.PHONY: help build run test check unit clients crash sim fuzz race bench generate setup clean
+.PHONY: help build run test check unit clients crash sim chaos fuzz race bench generate setup clean
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ crash: build ## the long crash runs (about 15 minutes)
 
 sim: ## clusters in simulated time under SIM_SEEDS=2000 seeds of faults (about an hour)
 	SIM_SEEDS=$(or $(SIM_SEEDS),2000) go test -count=1 -timeout 4h ./tests/sim
+
+chaos: build ## the long runs of clusters of real processes (about 40 minutes)
+	HOLDFAST_LONG=1 HOLDFAST_BIN=$(CURDIR)/$(BIN) go test -v -count=1 -p 1 -timeout 90m ./tests/cluster
 
 race: ## the packages' own tests under the race detector (needs gcc)
 	CGO_ENABLED=1 go test -race -timeout 30m $$(go list ./... | grep -v /tests)

@@ -4,15 +4,12 @@
 package testkit
 
 import (
-	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -23,7 +20,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -56,10 +52,8 @@ type Server struct {
 	Endpoint string // http://… or https://…
 	CAFile   string // certificate to trust, "" over HTTP
 
-	command *exec.Cmd
+	process *process // nil while it does not run
 	output  *lockedBuffer
-	waited  chan struct{}
-	waitErr error
 }
 
 // Binary is the holdfast binary under test: HOLDFAST_BIN, or one built once for this test process.
@@ -133,47 +127,20 @@ func (s *Server) Start() {
 	if s.MountDir != "" {
 		args = append(args, "--mount", s.MountDir)
 	}
-	command := exec.Command(Binary(s.t), append(args, s.options.Args...)...)
-	command.Env = append(s.Env(), s.options.Env...)
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	s.output = &lockedBuffer{}
-	command.Stdout, command.Stderr = s.output, s.output
-	if err := command.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	s.command, s.waited = command, make(chan struct{})
-	go func() {
-		s.waitErr = command.Wait()
-		close(s.waited)
-	}()
+	s.process = startProcess(s.t, append(s.Env(), s.options.Env...), Binary(s.t), append(args, s.options.Args...)...)
+	s.output = s.process.output
 }
 
 // Env is the environment for clients and servers: known keys, no foreign configuration.
-func (s *Server) Env() []string {
-	var env []string
-	for _, pair := range os.Environ() {
-		name, _, _ := strings.Cut(pair, "=")
-		if strings.HasPrefix(name, "AWS_") || strings.HasPrefix(name, "HOLDFAST_") || strings.HasPrefix(name, "RCLONE_") || strings.HasPrefix(name, "RESTIC_") {
-			continue
-		}
-		env = append(env, pair)
-	}
-	return append(env,
-		"AWS_ACCESS_KEY_ID="+AccessKey, "AWS_SECRET_ACCESS_KEY="+SecretKey, "AWS_REGION=us-east-1", "AWS_DEFAULT_REGION=us-east-1",
-		"AWS_EC2_METADATA_DISABLED=true", "AWS_MAX_ATTEMPTS=3", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null",
-		"HOLDFAST_ROOT_ACCESS_KEY="+AccessKey, "HOLDFAST_ROOT_SECRET_KEY="+SecretKey,
-		"HOLDFAST_ACCESS_KEY="+AccessKey, "HOLDFAST_SECRET_KEY="+SecretKey, "HOLDFAST_ENDPOINT="+s.Endpoint)
-}
+func (s *Server) Env() []string { return environment(s.Endpoint, rootKey...) }
 
 // WaitReady waits until the server is ready, and its mount is there when one was asked for. It returns how long it took.
 func (s *Server) WaitReady(limit time.Duration) time.Duration {
 	s.t.Helper()
 	begin := time.Now()
 	Poll(s.t, limit, "the server to become ready", func() bool {
-		select {
-		case <-s.waited:
-			s.t.Fatalf("server ended: %v\n%s", s.waitErr, s.output)
-		default:
+		if s.process.ended() {
+			s.t.Fatalf("server ended: %v\n%s", s.process.waitErr, s.output)
 		}
 		return s.Ready() && (s.MountDir == "" || s.Mounted())
 	})
@@ -205,52 +172,34 @@ func (s *Server) Mounted() bool {
 // Kill kills the server and its children without warning and takes the dead mount away.
 func (s *Server) Kill() {
 	s.t.Helper()
-	s.signalAndWait(syscall.SIGKILL, 10*time.Second)
+	if s.process != nil {
+		s.process.kill(s.t)
+		s.process = nil
+	}
 	s.unmount()
 }
 
 // Stop asks the server to stop and waits for it.
 func (s *Server) Stop() {
 	s.t.Helper()
-	s.signalAndWait(syscall.SIGTERM, 40*time.Second)
-	if s.waitErr != nil {
-		s.t.Errorf("server did not stop cleanly: %v\n%s", s.waitErr, s.output)
-	}
-}
-
-func (s *Server) signalAndWait(signal syscall.Signal, limit time.Duration) {
-	s.t.Helper()
-	if s.command == nil {
+	if s.process == nil {
 		return
 	}
-	target := s.command.Process.Pid
-	if signal == syscall.SIGKILL {
-		target = -target // the mount too
+	err := s.process.stop(s.t, 40*time.Second)
+	s.process = nil
+	if err != nil {
+		s.t.Errorf("server did not stop cleanly: %v\n%s", err, s.output)
 	}
-	if err := syscall.Kill(target, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
-		s.t.Errorf("signal %v: %v", signal, err)
-	}
-	select {
-	case <-s.waited:
-	case <-time.After(limit):
-		s.t.Errorf("server still runs %v after signal %v\n%s", limit, signal, s.output)
-		if err := syscall.Kill(-s.command.Process.Pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-			s.t.Errorf("kill: %v", err)
-		}
-		<-s.waited
-	}
-	s.command = nil
 }
 
 // Output is what the server printed so far.
 func (s *Server) Output() string { return s.output.String() }
 
 // PID is the process id of the running server.
-func (s *Server) PID() int { return s.command.Process.Pid }
+func (s *Server) PID() int { return s.process.pid() }
 
 func (s *Server) cleanup() {
-	s.signalAndWait(syscall.SIGKILL, 10*time.Second)
-	s.unmount()
+	s.Kill()
 	if s.t.Failed() && s.output != nil {
 		s.t.Logf("server output:\n%s", tail(s.output.String(), 800<<10))
 	}
@@ -285,19 +234,8 @@ func (s *Server) Run(limit time.Duration, name string, args ...string) string {
 
 // Try is Run for programs that may fail.
 func (s *Server) Try(limit time.Duration, name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	command := exec.CommandContext(ctx, name, args...)
-	command.Env = s.Env()
-	command.Dir = os.TempDir()
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
-	command.WaitDelay = 5 * time.Second
-	out, err := command.CombinedOutput()
-	if ctx.Err() != nil {
-		err = fmt.Errorf("still ran after %v: %w", limit, err)
-	}
-	return string(out), err
+	_, all, err := runProgram(limit, s.Env(), name, args...)
+	return all, err
 }
 
 // Holdfast runs a command of the binary under test.
@@ -370,28 +308,4 @@ func writeCertificate(t testing.TB) string {
 		}
 	}
 	return path
-}
-
-type lockedBuffer struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.String()
-}
-
-func tail(text string, most int) string {
-	if len(text) > most {
-		return "…" + text[len(text)-most:]
-	}
-	return text
 }

@@ -1,0 +1,474 @@
+package testkit
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/holdfast/holdfast/cmd/holdfast/admin"
+)
+
+// ClusterOptions say how a cluster begins.
+type ClusterOptions struct {
+	Peers  int // that it begins with
+	Drives int // of each peer
+	Zones  int // peer i stands in zone i mod Zones; 0: no zones are named
+	// Args are added to the command line of every peer.
+	Args []string
+	// Place, when not nil, gives the host of peer i and the words to put before its command line: a network namespace.
+	// Nil is an address of the loopback network for each.
+	Place func(i int) (host string, before []string)
+}
+
+// Cluster is several peers, each a `holdfast server` process with an address, a directory and drives of its own.
+type Cluster struct {
+	t       testing.TB
+	options ClusterOptions
+	dir     string
+	network string // first three bytes of the hosts' addresses
+
+	mu    sync.Mutex
+	nodes []*Node
+}
+
+// Node is a peer of a Cluster. Its methods are for the goroutine of the test, but for Alive and Endpoint.
+type Node struct {
+	Name, Zone string
+	Host       string
+	Endpoint   string   // of its gateway
+	Dir        string   // its own state
+	Drives     []string // directories
+
+	c       *Cluster
+	before  []string
+	token   string // what it joined with, "" for the first
+	process *process
+	outputs []*lockedBuffer // of every run
+
+	mu   sync.Mutex
+	down bool // it does not run, or is stopped
+}
+
+// StartCluster starts a cluster and waits until it is whole. Everything is gone when the test ends.
+func StartCluster(t testing.TB, options ClusterOptions) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t, options: options, dir: t.TempDir(), network: fmt.Sprintf("127.%d.%d", 1+rand.IntN(250), 1+rand.IntN(250))}
+	t.Cleanup(c.cleanup)
+	for range options.Peers {
+		c.Add(options.Drives)
+	}
+	c.WaitWhole(2 * time.Minute)
+	return c
+}
+
+// Add starts one more peer, with a token of its own, and waits until it takes part. The first one makes the cluster.
+func (c *Cluster) Add(drives int) *Node {
+	c.t.Helper()
+	n := c.newNode(drives)
+	if len(c.Nodes()) > 0 {
+		n.token = c.token()
+	}
+	c.mu.Lock()
+	c.nodes = append(c.nodes, n)
+	c.mu.Unlock()
+	n.Start()
+	Poll(c.t, time.Minute, n.Name+" to take part", func() bool {
+		n.mustRun()
+		st, err := n.Status()
+		return err == nil && len(st.Peers) == len(c.members())
+	})
+	return n
+}
+
+// members are the nodes that were started and not removed.
+func (c *Cluster) members() []*Node {
+	var list []*Node
+	for _, n := range c.Nodes() {
+		if n.process != nil {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+func (c *Cluster) newNode(drives int) *Node {
+	i := len(c.Nodes())
+	n := &Node{c: c, Name: fmt.Sprintf("p%d", i+1), Host: fmt.Sprintf("%s.%d", c.network, i+1), down: true}
+	if c.options.Place != nil {
+		n.Host, n.before = c.options.Place(i)
+	}
+	if c.options.Zones > 0 {
+		n.Zone = fmt.Sprintf("z%d", i%c.options.Zones+1)
+	}
+	n.Endpoint = "http://" + net.JoinHostPort(n.Host, "9000")
+	n.Dir = filepath.Join(c.dir, n.Name, "state")
+	for d := range drives {
+		n.Drives = append(n.Drives, filepath.Join(c.dir, n.Name, fmt.Sprintf("d%d", d+1)))
+	}
+	return n
+}
+
+// token asks the nodes that run for a token until one gives it.
+func (c *Cluster) token() string {
+	c.t.Helper()
+	var last string
+	for _, n := range c.Up() {
+		out, all, err := n.run(30*time.Second, "cluster", "token")
+		if err == nil {
+			return strings.TrimSpace(out)
+		}
+		last = fmt.Sprintf("%v: %s", err, all)
+	}
+	c.t.Fatalf("no peer gives a token: %s", last)
+	return ""
+}
+
+// Nodes are all nodes, in the order in which they came.
+func (c *Cluster) Nodes() []*Node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]*Node(nil), c.nodes...)
+}
+
+// Up are the nodes that run.
+func (c *Cluster) Up() []*Node {
+	var up []*Node
+	for _, n := range c.Nodes() {
+		if n.Alive() {
+			up = append(up, n)
+		}
+	}
+	return up
+}
+
+// Named finds a node.
+func (c *Cluster) Named(name string) *Node {
+	c.t.Helper()
+	for _, n := range c.Nodes() {
+		if n.Name == name {
+			return n
+		}
+	}
+	c.t.Fatalf("no peer is named %q", name)
+	return nil
+}
+
+// Forget takes a node that was removed from the cluster out of the list. It must not run.
+func (c *Cluster) Forget(n *Node) {
+	c.t.Helper()
+	if n.Alive() {
+		c.t.Fatalf("%s still runs", n.Name)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, other := range c.nodes {
+		if other == n {
+			c.nodes = append(c.nodes[:i:i], c.nodes[i+1:]...)
+			return
+		}
+	}
+}
+
+// WaitWhole waits until every node runs, says that all is as it should be, and each group has its voters.
+func (c *Cluster) WaitWhole(limit time.Duration) {
+	c.t.Helper()
+	why := ""
+	deadline := time.Now().Add(limit)
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for ; ; <-tick.C {
+		if why = c.notWhole(); why == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("after %v the cluster is not whole: %s", limit, why)
+		}
+	}
+}
+
+// notWhole says what is missing, nothing when the cluster is whole.
+func (c *Cluster) notWhole() string {
+	nodes := c.Nodes()
+	for _, n := range nodes {
+		n.mustRun()
+		st, err := n.Status()
+		if err != nil {
+			return fmt.Sprintf("%s gives no status: %v", n.Name, err)
+		}
+		if !st.Whole() || len(st.Peers) != len(nodes) {
+			text, _, _ := n.run(10*time.Second, "status") // for people; it fails when something is wrong
+			return fmt.Sprintf("%s, of %d peers, says:\n%s", n.Name, len(nodes), text)
+		}
+		for _, g := range st.Groups {
+			if len(g.Voters) != g.Target || len(g.Learners) > 0 {
+				return fmt.Sprintf("%s: the %s has %d voters and %d learners, and should have %d", n.Name, g.Name, len(g.Voters), len(g.Learners), g.Target)
+			}
+		}
+	}
+	return ""
+}
+
+// Leader waits for a group, "root" or "tablet", to have a leader that runs, and returns it.
+func (c *Cluster) Leader(group string) *Node {
+	c.t.Helper()
+	var leader *Node
+	Poll(c.t, time.Minute, "a leader of the "+group, func() bool {
+		for _, n := range c.Up() {
+			g, err := n.Group(group)
+			if err == nil && g.Leader != "" && c.Named(g.Leader).Alive() {
+				leader = c.Named(g.Leader)
+				return true
+			}
+		}
+		return false
+	})
+	return leader
+}
+
+// MakeBucket makes a bucket through the first node that runs.
+func (c *Cluster) MakeBucket(name string) {
+	c.t.Helper()
+	client := c.Up()[0].S3()
+	Poll(c.t, 30*time.Second, "bucket "+name, func() bool {
+		_, err := client.CreateBucket(context.Background(), &s3.CreateBucketInput{Bucket: &name})
+		return err == nil || strings.Contains(err.Error(), "BucketAlreadyOwnedByYou")
+	})
+}
+
+// Start starts the node's process again with the directories that it had.
+func (n *Node) Start() {
+	n.c.t.Helper()
+	if n.Alive() {
+		n.c.t.Fatalf("%s runs already", n.Name)
+	}
+	args := append([]string(nil), n.before...)
+	args = append(args, Binary(n.c.t), "server", "--dir", n.Dir, "--name", n.Name, "--memory", "96MiB", "--log-format", "text",
+		"--s3", net.JoinHostPort(n.Host, "9000"), "--peer", net.JoinHostPort(n.Host, "9001"))
+	for _, d := range n.Drives {
+		args = append(args, "--drives", d)
+	}
+	if n.Zone != "" {
+		args = append(args, "--zone", n.Zone)
+	}
+	args = append(args, n.c.options.Args...)
+	env := environment(n.Endpoint)
+	if n.token == "" {
+		env = append(env, rootKey...)
+	} else {
+		env = append(env, "HOLDFAST_JOIN="+n.token) // a secret: never in a command line
+	}
+	n.process = startProcess(n.c.t, env, args[0], args[1:]...)
+	n.outputs = append(n.outputs, n.process.output)
+	n.setDown(false)
+}
+
+// Alive tells whether the node's process runs and is not paused.
+func (n *Node) Alive() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return !n.down
+}
+
+func (n *Node) setDown(down bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.down = down
+}
+
+// mustRun fails the test when the node's process ended by itself.
+func (n *Node) mustRun() {
+	n.c.t.Helper()
+	if n.Alive() && n.process.ended() {
+		n.setDown(true)
+		n.c.t.Fatalf("%s ended: %v\n%s", n.Name, n.process.waitErr, tail(n.process.output.String(), 8<<10))
+	}
+}
+
+// Kill kills the node's process without warning.
+func (n *Node) Kill() {
+	n.c.t.Helper()
+	n.mustRun()
+	n.setDown(true)
+	n.process.kill(n.c.t)
+}
+
+// Stop asks the node to stop and waits for it.
+func (n *Node) Stop() {
+	n.c.t.Helper()
+	n.mustRun()
+	n.setDown(true)
+	if err := n.process.stop(n.c.t, 60*time.Second); err != nil {
+		n.c.t.Errorf("%s did not stop cleanly: %v\n%s", n.Name, err, tail(n.process.output.String(), 8<<10))
+	}
+}
+
+// Pause makes the node stand still: its process gets no time, its sockets stay open.
+func (n *Node) Pause() {
+	n.c.t.Helper()
+	n.mustRun()
+	n.setDown(true)
+	n.process.signal(n.c.t, syscall.SIGSTOP)
+}
+
+// Resume lets a paused node go on.
+func (n *Node) Resume() {
+	n.c.t.Helper()
+	n.process.signal(n.c.t, syscall.SIGCONT)
+	n.setDown(false)
+}
+
+// Ready asks the node whether it serves.
+func (n *Node) Ready() bool {
+	client := http.Client{Transport: Transport(n.c.t, ""), Timeout: 5 * time.Second}
+	defer client.CloseIdleConnections()
+	request, err := http.NewRequest(http.MethodGet, n.Endpoint+"/-/health/ready", nil)
+	if err != nil {
+		return false
+	}
+	if token, err := os.ReadFile(filepath.Join(n.Dir, "metrics.token")); err == nil {
+		request.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return false
+	}
+	_, copyErr := io.Copy(io.Discard, response.Body)
+	return errors.Join(copyErr, response.Body.Close()) == nil && response.StatusCode == http.StatusOK
+}
+
+// WaitReady waits until the node serves, and returns how long that took.
+func (n *Node) WaitReady(limit time.Duration) time.Duration {
+	n.c.t.Helper()
+	begin := time.Now()
+	Poll(n.c.t, limit, n.Name+" to become ready", func() bool {
+		n.mustRun()
+		return n.Ready()
+	})
+	return time.Since(begin)
+}
+
+// RemoveDrives moves drives of the node away, as if they were pulled out; the returned function brings them back.
+func (n *Node) RemoveDrives(numbers ...int) (back func()) {
+	n.c.t.Helper()
+	rename := func(from, to string) {
+		n.c.t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			n.c.t.Fatal(err)
+		}
+	}
+	aside := func(drive string) string { return drive + ".aside" }
+	for _, i := range numbers {
+		rename(n.Drives[i], aside(n.Drives[i]))
+	}
+	return func() {
+		n.c.t.Helper()
+		for _, i := range numbers {
+			rename(aside(n.Drives[i]), n.Drives[i])
+		}
+	}
+}
+
+// Status is what `holdfast status --json` says at this node.
+func (n *Node) Status() (*admin.Status, error) {
+	out, all, err := n.run(15*time.Second, "status", "--json")
+	st := new(admin.Status)
+	if json.Unmarshal([]byte(out), st) != nil { // it exits with 3 when something is wrong, and says what
+		return nil, fmt.Errorf("%w: %s", err, tail(all, 1<<10))
+	}
+	return st, nil
+}
+
+// Group is what `holdfast tablet ls --json` says of a group, "root" or "tablet".
+func (n *Node) Group(name string) (admin.Group, error) {
+	out, all, err := n.run(15*time.Second, "tablet", "ls", "--json")
+	if err != nil {
+		return admin.Group{}, fmt.Errorf("%w: %s", err, tail(all, 1<<10))
+	}
+	var groups []admin.Group
+	if err := json.Unmarshal([]byte(out), &groups); err != nil {
+		return admin.Group{}, err
+	}
+	for _, g := range groups {
+		if g.Name == name {
+			return g, nil
+		}
+	}
+	return admin.Group{}, fmt.Errorf("%s has no group %q", n.Name, name)
+}
+
+// Holdfast runs a command of the binary against the node's gateway, and fails the test when it fails.
+func (n *Node) Holdfast(limit time.Duration, args ...string) string {
+	n.c.t.Helper()
+	out, all, err := n.run(limit, args...)
+	if err != nil {
+		n.c.t.Fatalf("holdfast %s at %s: %v\n%s", strings.Join(args, " "), n.Name, err, tail(all, 4<<10))
+	}
+	return out
+}
+
+func (n *Node) run(limit time.Duration, args ...string) (stdout, all string, err error) {
+	return runProgram(limit, environment(n.Endpoint), Binary(n.c.t), args...)
+}
+
+// Env is the environment of programs that use the node's gateway.
+func (n *Node) Env() []string { return environment(n.Endpoint) }
+
+// S3 is an aws-sdk-go-v2 client of the node's gateway that tries once.
+func (n *Node) S3(change ...func(*s3.Options)) *s3.Client {
+	options := s3.Options{
+		BaseEndpoint: aws.String(n.Endpoint), Region: "us-east-1", UsePathStyle: true, RetryMaxAttempts: 1,
+		Credentials: credentials.NewStaticCredentialsProvider(AccessKey, SecretKey, ""),
+		HTTPClient:  &http.Client{Transport: Transport(n.c.t, "")},
+	}
+	return s3.New(options, change...)
+}
+
+// Output is what the node printed in all its runs.
+func (n *Node) Output() string {
+	var all strings.Builder
+	for _, o := range n.outputs {
+		all.WriteString(o.String())
+	}
+	return all.String()
+}
+
+// cleanup kills what still runs, and shows what the nodes said when the test failed.
+func (c *Cluster) cleanup() {
+	for _, n := range c.Nodes() {
+		if n.process != nil {
+			n.setDown(true)
+			n.process.kill(c.t)
+		}
+	}
+	if !c.t.Failed() {
+		return
+	}
+	for _, n := range c.Nodes() {
+		c.t.Logf("output of %s:\n%s", n.Name, tail(n.Output(), 32<<10))
+	}
+}
+
+// PID is the process id of the node.
+func (n *Node) PID() int { return n.process.pid() }
+
+// Try runs a command of the binary against the node's gateway.
+func (n *Node) Try(limit time.Duration, args ...string) (string, error) {
+	_, all, err := n.run(limit, args...)
+	return all, err
+}
