@@ -25,6 +25,10 @@ const (
 	retries = 3
 	// avoidFor is how long a client leaves a gateway alone that it could not reach, as long as there are others.
 	avoidFor = 3 * time.Second
+	// most is how many keys a client has; then it changes those that it has, so that all of them can be read again soon.
+	most = 60
+	// pace is how long a client rests between two requests: two cores serve clients, peers and disks.
+	pace = 30 * time.Millisecond
 	// patience is how long a client waits for an answer, and for each MiB of a body.
 	patience, patienceForMiB = 8 * time.Second, time.Second
 )
@@ -219,7 +223,9 @@ func (w *worker) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		switch n := w.random.IntN(100); {
 		case n < 45:
-			w.put(ctx, w.newKey())
+			if key, ok := w.newKey(); ok {
+				w.put(ctx, key)
+			}
 		case n < 50:
 			if key, ok := w.someKey(true); ok {
 				w.put(ctx, key)
@@ -241,13 +247,17 @@ func (w *worker) run(ctx context.Context) {
 		default:
 			w.multipart(ctx)
 		}
-		pause(ctx, 5*time.Millisecond) // two cores serve clients, peers and disks
+		pause(ctx, pace)
 	}
 }
 
-func (w *worker) newKey() string {
+// newKey is a new key, or one that may be changed when there are enough.
+func (w *worker) newKey() (string, bool) {
+	if w.next == most {
+		return w.someKey(true)
+	}
 	w.next++
-	return fmt.Sprintf("%sk%05d", w.prefix, w.next)
+	return fmt.Sprintf("%sk%05d", w.prefix, w.next), true
 }
 
 // someKey is a key of this client, an open one when it is to be changed.
@@ -319,13 +329,17 @@ func (w *worker) remove(ctx context.Context, key string) {
 	w.l.end(key, value{}, err == nil, clean)
 }
 
-// copy copies an object to a new key.
+// copy copies an object to another key.
 func (w *worker) copy(ctx context.Context, from string) {
 	may, open := w.l.known(from)
 	if !open || len(may) != 1 || !may[0].there {
 		return
 	}
-	to, source := w.newKey(), w.l.bucket+"/"+from
+	to, ok := w.newKey()
+	if !ok || to == from {
+		return
+	}
+	source := w.l.bucket + "/" + from
 	w.l.begin(to, may[0])
 	clean, err := w.request(ctx, "COPY "+from+" to "+to, 0, func(ctx context.Context, client *s3.Client) error {
 		_, err := client.CopyObject(ctx, &s3.CopyObjectInput{Bucket: &w.l.bucket, Key: &to, CopySource: &source})
@@ -336,7 +350,10 @@ func (w *worker) copy(ctx context.Context, from string) {
 
 // multipart uploads an object in one or two parts.
 func (w *worker) multipart(ctx context.Context) {
-	key := w.newKey()
+	key, ok := w.newKey()
+	if !ok {
+		return
+	}
 	parts := [][]byte{w.body(key)}
 	if w.random.IntN(4) == 0 {
 		parts = append([][]byte{bodyOf(key, 5<<20)}, parts...)

@@ -22,8 +22,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // The keys of every server that a test starts.
@@ -164,10 +162,7 @@ func (s *Server) HTTP() *http.Client {
 }
 
 // Mounted tells whether a file system is mounted at MountDir.
-func (s *Server) Mounted() bool {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	return err == nil && strings.Contains(string(mounts), " "+s.MountDir+" ")
-}
+func (s *Server) Mounted() bool { return isMounted(s.MountDir) }
 
 // Kill kills the server and its children without warning and takes the dead mount away.
 func (s *Server) Kill() {
@@ -210,16 +205,7 @@ func (s *Server) unmount() {
 	if s.MountDir == "" {
 		return
 	}
-	for range 10 {
-		if !s.Mounted() {
-			return
-		}
-		if err := unix.Unmount(s.MountDir, unix.MNT_DETACH|unix.MNT_FORCE); err != nil {
-			if out, err := exec.Command("fusermount3", "-uz", s.MountDir).CombinedOutput(); err != nil {
-				s.t.Logf("unmount %s: %v %s", s.MountDir, err, out)
-			}
-		}
-	}
+	takeAway(s.t, s.MountDir)
 }
 
 // Run runs a program with the server's environment and fails the test when it fails or takes longer than limit.
