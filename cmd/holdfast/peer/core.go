@@ -259,11 +259,16 @@ func (c *core) served(rows *root.Router) ([]transport.Route, []transport.Inlet) 
 // follow brings connections and drives to the newest map, and keeps a copy of it for the next start, until ctx ends.
 func (c *core) follow(ctx context.Context) error {
 	p := c.peer
-	for {
+	for begun := false; ; begun = true {
 		m, news := c.watcher.Current()
 		err := errors.Join(c.links.follow(&m), c.remotes.follow(&m))
-		if p.self.Load().known.Epoch < m.Epoch {
-			err = errors.Join(err, p.changeSelf(func(s *self) { s.known = topology.Map{Epoch: m.Epoch, Peers: m.Peers} }))
+		// The first time the record is written where it is missing: DIR or a drive may have been lost since the last.
+		if !begun || p.self.Load().known.Epoch < m.Epoch {
+			err = errors.Join(err, p.changeSelf(func(s *self) {
+				if s.known.Epoch < m.Epoch {
+					s.known = topology.Map{Epoch: m.Epoch, Peers: m.Peers}
+				}
+			}))
 		}
 		if err != nil {
 			p.log.Warn("a change of the topology was not followed whole", "err", err)
