@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -12,7 +13,8 @@ import (
 func TestOneMachineGrowsAndShrinksUnderLoad(t *testing.T) {
 	c, l := begin(t, testkit.ClusterOptions{Peers: 1, Drives: 12})
 	first := c.Nodes()[0]
-	pid := first.PID()
+	pid, began := first.PID(), time.Now()
+	reached := func(what string) { t.Logf("after %v: %s", time.Since(began).Round(time.Second), what) }
 	w := startLoad(t, c, l, 4, 40)
 	w.progress(l.acknowledged(), 100)
 	for _, step := range growth() {
@@ -22,21 +24,24 @@ func TestOneMachineGrowsAndShrinksUnderLoad(t *testing.T) {
 		}
 		testkit.Poll(t, wholeLimit, "the voters", func() bool { return voters(t, first) == step.voters })
 		w.progress(start, 20)
-		t.Logf("%d peers, %d voters", step.peers, step.voters)
+		reached(fmt.Sprintf("%d peers, %d voters", step.peers, step.voters))
 	}
 	testkit.Poll(t, wholeLimit, "bytes to spread", func() bool { return spread(t, c) })
+	reached("bytes are spread")
 	c.WaitWhole(wholeLimit)
 	for _, n := range c.Nodes()[1:3] {
 		w.strike(func() { first.Holdfast(time.Minute, "peer", "drain", n.Name) })
 	}
 	for _, n := range c.Nodes()[1:3] {
 		testkit.Poll(t, 2*wholeLimit, n.Name+" to be empty and removed", func() bool { return remove(t, first, n.Name) })
+		reached(n.Name + " is removed")
 		n.Stop()
 		c.Forget(n)
 	}
 	w.progress(l.acknowledged(), 20)
 	w.stop(0)
 	c.WaitWhole(wholeLimit)
+	reached("whole")
 	if now := first.PID(); now != pid {
 		t.Errorf("the first peer was restarted: process %d, was %d", now, pid)
 	}

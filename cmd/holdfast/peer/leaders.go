@@ -23,7 +23,7 @@ const (
 	maxLeaders      = 64 << 10
 )
 
-// leaders knows who leads each group. Where a replica is here, it says so; else other peers are asked.
+// leaders knows who leads each group. Where a replica is here, and its log is, it says so; else other peers are asked.
 type leaders struct {
 	peer *Peer
 	host *raft.Host
@@ -54,27 +54,33 @@ func (l *leaders) own(group raft.GroupID) (leading, bool) {
 	return leading{peer, at.Term}, at.Replica != 0 && known
 }
 
+// isHere tells whether a replica here knows. One that lost its log knows nothing, but others do, and this peer is still
+// a gateway.
+func (l *leaders) isHere(group raft.GroupID) bool {
+	return l.host.Group(group) != nil && l.host.Failed() == nil
+}
+
 // of says who leads a group, and whether that is this peer.
 func (l *leaders) of(group raft.GroupID) (peer cluster.PeerID, local, ok bool) {
-	if l.host.Group(group) != nil {
+	if l.isHere(group) {
 		at, ok := l.own(group)
 		return at.Peer, ok && at.Peer == l.peer.id(), ok
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	at, ok := l.heard[group]
-	return at.Peer, false, ok
+	return at.Peer, false, ok && at.Peer != l.peer.id() // it does not lead: it was heard before
 }
 
 // Name says what the worker is called in status.
 func (l *leaders) Name() string { return "leaders" }
 
-// Run asks who leads the groups that have no replica here, until ctx ends.
+// Run asks who leads the groups that no replica here knows of, until ctx ends.
 func (l *leaders) Run(ctx context.Context) error {
 	ticker := time.NewTicker(leadersEvery)
 	defer ticker.Stop()
 	for {
-		if l.host.Group(rootGroup) == nil || l.host.Group(tabletGroup) == nil {
+		if !l.isHere(rootGroup) || !l.isHere(tabletGroup) {
 			l.ask(ctx)
 		}
 		select {
