@@ -5,8 +5,7 @@ VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo de
 GOFLAGS   := -trimpath
 LDFLAGS   := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED ?= 0
-# Tests use loopback only; a CA bundle set for other servers would refuse their certificates.
-unexport AWS_CA_BUNDLE
+unexport AWS_CA_BUNDLE # tests use loopback only, with certificates of their own
 
 .PHONY: help build run test check unit clients crash sim chaos fuzz race bench generate setup clean
 

@@ -50,8 +50,6 @@ type selfRecord struct {
 	Sum         string          `json:"sha256"` // of the record with an empty sum, in hex
 }
 
-var errNoSelf = errors.New("no record of this peer")
-
 func (s *self) encode(id cluster.ClusterID) ([]byte, error) {
 	r := selfRecord{
 		Format: 1, Cluster: id.String(), Peer: s.id.String(), Number: s.number, Credentials: s.credentials.Marshal(),
