@@ -86,6 +86,9 @@
 // then on, and stands for election itself; its log is the longest, so it wins. If M knows that it is out, its refusal says
 // so; an asker that has the entry needs M no longer, and one that has it is there, because the entry is committed.
 //
+// A change that the lost leader alone knew to be committed has not been made yet for those who are left: they need a
+// majority of the members before it.
+//
 // TiKV's raft-rs does alike. To hold proposals back while a change is under way would help most of these cases, but not
 // that of a next leader whose first entry follows a change that it does not know to be committed.
 //

@@ -534,6 +534,7 @@ func grown(t *testing.T, peers, voters int, settings replicas.Settings) *kit {
 		k.join(fmt.Sprintf("%c", 'a'+i))
 	}
 	k.wantSettled("the cluster has grown", voters)
+	synctest.Wait() // the last step is done and logged: no hook hears of it
 	return k
 }
 
