@@ -34,10 +34,11 @@
 //
 // # Why a lost replica can be replaced at once
 //
-// A peer may return without its drives, and hold no replica of a group whose member it is. The leader notes the
-// members as of what it has applied and then asks the peer (List): a replica is created before it becomes a member, and no id
-// is created twice, so a member that the peer does not hold when it answers it will never hold again. Such a voter counts as down without waiting, and its peer as one without a voter, which may get
-// another replica with another id. Until that one has caught up and votes, the lost one stays a voter that does not answer.
+// A peer may return without its drives, and hold no replica of a group whose member it is. The leader notes the members as of
+// what it has applied and then asks the peer (List): a replica is created before it becomes a member, and no id is created
+// twice, so a member that the peer does not hold when it answers it will never hold again. Such a voter counts as down
+// without waiting, and its peer as one without a voter, which may get another replica with another id. Until that one has
+// caught up and votes, the lost one stays a voter that does not answer.
 //
 // # What is not promised
 //
