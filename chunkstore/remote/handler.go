@@ -257,6 +257,10 @@ func (x *exchange) appendAnswer(b []byte, cause error, message []byte) []byte {
 // that takes less than that in HandlerOptions.Silence is too slow.
 const writeStep = 16 << 10
 
+// shortStep is how much shorter the first step is. Pieces are multiples of a step: so the last one is short, and the
+// connection below, which sends full records together, sees that nothing follows.
+const shortStep = 1 << 10
+
 // send writes bytes of an answer, watched.
 func (x *exchange) send(b []byte) error {
 	if !x.started {
@@ -265,8 +269,8 @@ func (x *exchange) send(b []byte) error {
 	}
 	x.watch.moved()
 	defer x.watch.pause()
-	for len(b) > 0 {
-		n, err := x.w.Write(b[:min(len(b), writeStep)])
+	for step := writeStep - shortStep; len(b) > 0; step = writeStep {
+		n, err := x.w.Write(b[:min(len(b), step)])
 		if err != nil {
 			return err
 		}

@@ -33,9 +33,12 @@ func (p *Peer) dialTLS(ctx context.Context, address, protocol string) (*tls.Conn
 		q := newQueued(raw)
 		p.peers.running.Go(q.run)
 		raw = q
+	} else {
+		raw = newGathered(raw)
 	}
 	config := p.peers.config.Trust.ClientConfig(p.id)
 	config.NextProtos = []string{protocol}
+	config.DynamicRecordSizingDisabled = true // short records at first help pages that are shown while they come
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		cut(conn) // the handshake's error says why

@@ -114,6 +114,7 @@ type Server struct {
 // Listen makes a server and starts it. Stop ends it.
 func Listen(config ServerConfig, routes []Route, inlets []Inlet) (*Server, error) {
 	tlsConfig := tlsConfig(config)
+	tlsConfig.DynamicRecordSizingDisabled = true
 	if !slices.Equal(tlsConfig.NextProtos, Protocols()) {
 		return nil, fmt.Errorf("the trust store speaks %q, a transport %q", tlsConfig.NextProtos, Protocols())
 	}
@@ -141,7 +142,7 @@ func Listen(config ServerConfig, routes []Route, inlets []Inlet) (*Server, error
 	s.listener = inner
 	s.http = s.newHTTP(handler)
 	s.http.TLSNextProto = s.joins(config.Join)
-	s.start(config.Trust.Listener(limitConns(inner, maxConns), tlsConfig))
+	s.start(config.Trust.Listener(gatherConns{limitConns(inner, maxConns)}, tlsConfig))
 	return s, nil
 }
 
