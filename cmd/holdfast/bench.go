@@ -170,6 +170,12 @@ func (b *bench) measure(ctx context.Context, m measurement) error {
 			return err
 		}
 	}
+	b.keepMedians(before)
+	return nil
+}
+
+// keepMedians keeps of the figures from there on one of each name.
+func (b *bench) keepMedians(before int) {
 	rounds := map[string][]figure{}
 	var names []string
 	for _, f := range b.figures[before:] {
@@ -182,7 +188,6 @@ func (b *bench) measure(ctx context.Context, m measurement) error {
 	for _, name := range names {
 		b.add(median(rounds[name]))
 	}
-	return nil
 }
 
 // median is the one in the middle, the worse of the two when their number is even.
@@ -211,10 +216,12 @@ var measurements = []measurement{
 	{name: "put-small", what: "PUT of 4 KiB", repeat: true, run: (*bench).putSmall},
 	{name: "list", what: "LIST", run: (*bench).list},
 	{name: "mount-small", what: "cp -r of 4 KiB files", mounted: true, repeat: true, run: (*bench).copyFiles},
+	{name: "idle-replicas", what: "1,000 idle replicas", run: (*bench).idleReplicas},
 	{name: "put", what: "PUT of 64 MiB", repeat: true, disk: true, run: (*bench).putLarge},
 	{name: "get", what: "GET of 64 MiB", repeat: true, disk: true, run: (*bench).getLarge},
 	{name: "first-byte", what: "first byte", run: (*bench).firstByte},
 	{name: "range", what: "4 KiB range", run: (*bench).smallRange},
+	{name: "cluster", what: "a cluster of three peers", run: (*bench).cluster},
 	{name: "mount", what: "a mounted file of 1 GiB", mounted: true, repeat: true, run: (*bench).throughMount},
 	{name: "memory", what: "64 PUTs at once", run: (*bench).manyPuts},
 }

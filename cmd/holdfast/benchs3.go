@@ -123,14 +123,26 @@ func (b *bench) getLarge(ctx context.Context) error {
 	return nil
 }
 
-// chill takes the chunk files out of the page cache, where they can be reached from here.
-func (b *bench) chill() error {
+// errNoChunks says that the chunk files are not to be reached from here.
+var errNoChunks = errors.New("no chunk files below --dir")
+
+// chill takes the chunk files of the store out of the page cache, where they can be reached from here.
+func (b *bench) chill() error { return chill(filepath.Join(b.options.client.dir, "drives")) }
+
+// chill takes the chunk files below a directory out of the page cache.
+func chill(dir string) error {
 	found := false
-	err := filepath.WalkDir(filepath.Join(b.options.client.dir, "drives"), func(name string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a store that runs removes files
+		}
 		if err != nil || !entry.Type().IsRegular() || !strings.Contains(name, "/volumes/") {
 			return err
 		}
 		file, err := os.Open(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -138,7 +150,7 @@ func (b *bench) chill() error {
 		return errors.Join(file.Sync(), forget(file), file.Close())
 	})
 	if err == nil && !found {
-		err = errors.New("no chunk files below --dir")
+		err = errNoChunks
 	}
 	return err
 }
