@@ -22,7 +22,7 @@ const (
 	// answers at all, shorter than a person's patience.
 	DefaultStall = 10 * time.Second
 	// DefaultMaxBulk is how many bodies may be under way to one peer: some chunk writes with a few shards each. A
-	// connection costs both sides about 200 KiB.
+	// connection costs both sides about 200 KiB, and 128 KiB more while it sends or takes bytes.
 	DefaultMaxBulk = 64
 	// DefaultQueue is how many bytes of messages wait for one stream: two of the longest.
 	DefaultQueue = 2 * MaxFrame
