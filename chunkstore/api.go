@@ -46,7 +46,7 @@ type Health struct {
 	Up           int // drives that take part
 	Volumes      int
 	Open         int
-	UnderVolumes int // volumes with shards on a drive that is down, or away from their home drives
+	UnderVolumes int // volumes with shards on a drive that is down, or doubled up (Volume.DoubledUp)
 	// Intents is the number of chunks recorded as having shards missing.
 	Intents int
 	// DriveLosses and those after it say how many more drives (devices, peers, racks, zones) may be lost, whichever they

@@ -97,7 +97,7 @@ func (s *Store) Health(ctx context.Context) (Health, error) {
 		}
 		p := names.protect(v.Slots)
 		masks[v.ID] = p
-		if p.up != allShards || v.Slots != v.Home {
+		if p.up != allShards || v.DoubledUp() {
 			h.UnderVolumes++
 		}
 		left.count(&p, allShards)

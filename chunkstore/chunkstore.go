@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast/holdfast/chunkstore/erasure"
 	"github.com/holdfast/holdfast/chunkstore/hashkern"
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/placement"
 )
 
 // Errors of this floor. Every error of a Drive, of Volumes and of Store wraps one of these or a context error.
@@ -282,6 +283,15 @@ type Volume struct {
 	Owner cluster.PeerID
 	Home  [Shards]cluster.DriveID
 	Slots [Shards]cluster.DriveID
+}
+
+// DoubledUp says that the volume survives fewer losses of drives where its shards are than it would at home. One that
+// merely waits for its move to another home is not.
+func (v *Volume) DoubledUp() bool {
+	if v.Slots == v.Home {
+		return false
+	}
+	return placement.Tolerates(placement.Slots(v.Slots), allShards) < placement.Tolerates(placement.Slots(v.Home), allShards)
 }
 
 // Intent names the shards of a chunk that were not durable when its version was committed. It is committed in the same

@@ -11,8 +11,8 @@ import (
 )
 
 // plan makes the row of a new volume: on a group whose home drives are all healthy, of two such the emptier one; else
-// on the group with most of them healthy, doubled up on healthy drives. slow says that drives which were slow had to be
-// taken for healthy, because the others are too few.
+// on the group with most of them healthy, doubled up on healthy drives. A drive that leaves does not count as healthy.
+// slow says that drives which were slow, or leave, had to be taken for healthy, because the others are too few.
 func (vs *volumeSet) plan(ctx context.Context) (row Volume, slow bool, err error) {
 	groups, err := vs.store.config.Volumes.Groups(ctx)
 	if err != nil {
@@ -21,10 +21,13 @@ func (vs *volumeSet) plan(ctx context.Context) (row Volume, slow bool, err error
 	if len(groups) == 0 {
 		return Volume{}, false, fmt.Errorf("open a volume: there are no placement groups: %w", ErrSlowDown)
 	}
-	drives, used := vs.store.places((*member).writable)
+	drives, used := vs.store.places(vs.store.lasting)
+	if len(drives) < placement.Least {
+		drives, used = vs.store.places(vs.store.staying)
+		slow = true
+	}
 	if len(drives) < placement.Least {
 		drives, used = vs.store.places((*member).usable)
-		slow = true
 	}
 	best := chooseGroup(groups, used, rand.Perm(len(groups)))
 	row = Volume{Group: best.ID, State: VolumeOpen, Owner: vs.store.config.Self, Home: best.Slots, Slots: best.Slots}
@@ -36,6 +39,16 @@ func (vs *volumeSet) plan(ctx context.Context) (row Volume, slow bool, err error
 		row.Slots = slots
 	}
 	return row, slow, nil
+}
+
+// lasting says that a drive can take a volume for good.
+func (s *Store) lasting(m *member, now time.Time) bool { return m.writable(now) && !s.leaving(m) }
+
+// staying says that a drive can take chunks now, and does not leave.
+func (s *Store) staying(m *member, now time.Time) bool { return m.usable(now) && !s.leaving(m) }
+
+func (s *Store) leaving(m *member) bool {
+	return s.config.Leaving != nil && s.config.Leaving(m.drive.ID())
 }
 
 // places returns the drives that ok holds for, and what part of each is used, 0..1.

@@ -45,6 +45,9 @@ type Config struct {
 	// Domains tells in which failure domains a drive lies; it is called often and must not wait. Nil: all drives are on
 	// one peer in one rack.
 	Domains func(cluster.DriveID) Domains
+	// Leaving says that a drive is drained: new volumes go around it as long as enough others are healthy. It is called
+	// often and must not wait. Nil: none is.
+	Leaving func(cluster.DriveID) bool
 	// Memory is the budget of row buffers in bytes, at least MinMemory; all reads, writes and repairs share it. Zero
 	// means a quarter of the machine's memory, at most 1 GiB.
 	Memory int64

@@ -277,7 +277,7 @@ func (s *Store) fit(v *openVolume, now time.Time) bool {
 // homeAgain says that a volume which is doubled up need not be any more, so that another one spreads its shards better.
 // Drives that come and go replace a volume once in avoidFor at most.
 func (s *Store) homeAgain(v *openVolume, now time.Time) bool {
-	return v.row.Slots != v.row.Home && now.Sub(v.opened) >= avoidFor && s.allAre(v.row.Home, now, (*member).writable)
+	return v.row.Slots != v.row.Home && now.Sub(v.opened) >= avoidFor && s.allAre(v.row.Home, now, s.lasting)
 }
 
 // allAre says whether every one of these drives is here and ok holds for it.

@@ -195,6 +195,39 @@ func TestAnIntentOutlivesARefusal(t *testing.T) {
 	}
 }
 
+// TestAnIntentKeepsWhatIsFoundMeanwhile: while a pass restores one shard that an intent names, another is found missing.
+func TestAnIntentKeepsWhatIsFoundMeanwhile(t *testing.T) {
+	p := newPair(t, 12)
+	c := p.All[0].Write(storetest.Body(7, row)).Chunks[0]
+	v := p.Row(c.Volume)
+	if !p.Drive(v.Slots[3]).Lose(shard(c, 3)) {
+		t.Fatal("no shard to lose")
+	}
+	if err := p.Volumes.AddIntent(t.Context(), chunkstore.Intent{Chunk: c, Missing: 1 << 3}); err != nil {
+		t.Fatal(err)
+	}
+	release := p.Drive(v.Slots[3]).Hang(memory.OpPut)
+	found := make(chan struct{})
+	go func() {
+		defer close(found)
+		defer release()
+		p.Eventually("the shard is being restored", func() bool { return p.Drive(v.Slots[3]).Fired(memory.OpPut) > 0 })
+		p.Drive(v.Slots[7]).Lose(shard(c, 7))
+		p.Drive(v.Slots[7]).Fail(memory.OpPut, errors.New("input/output error"))
+		if err := p.Volumes.AddIntent(t.Context(), chunkstore.Intent{Chunk: c, Missing: 1 << 7}); err != nil {
+			t.Error(err)
+		}
+	}()
+	p.pass(0)
+	<-found
+	p.wantKnown(c)
+	p.Drive(v.Slots[7]).Fail(memory.OpPut, nil)
+	if progress := p.pass(0); progress.Intents != 0 || progress.UnderProtected != 0 {
+		t.Errorf("%+v", progress)
+	}
+	p.wantKnown(c)
+}
+
 // TestASlotDoesNotMoveFromADriveThatIsNotHeard: the drive is up, but does not list what it holds. Of a chunk that cannot
 // be read for a moment the only thing known is that it is not known.
 func TestASlotDoesNotMoveFromADriveThatIsNotHeard(t *testing.T) {

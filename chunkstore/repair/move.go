@@ -50,7 +50,7 @@ func (w *Worker) goHome(ctx context.Context, v chunkstore.Volume, mask uint16, s
 		if ok {
 			target.Slots[i] = v.Home[i]
 		}
-		if w.called() && !doubled(v) {
+		if w.called() && !v.DoubledUp() {
 			break // the others go in a pass to come
 		}
 	}

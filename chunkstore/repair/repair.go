@@ -9,8 +9,8 @@
 // to syncs them together.
 //
 // It never deletes a shard that may be the last of its kind: the only deletes are of copies at a place that a volume's
-// row does not name for them, after the copy at the place that it names was checked, and of copies at the new place of
-// what the drive at the old one says was deleted. What was deleted while a drive was away is deleted there by whoever
+// row does not name for them, after the copy at the place that it names was checked, and of what was deleted at the
+// place that it names and is at none of the others. What was deleted while a drive was away is deleted there by whoever
 // frees chunks, not here.
 //
 // Workers of several peers may run at once over the same rows, as they do for a moment when the leader changes: a move

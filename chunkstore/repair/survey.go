@@ -214,11 +214,6 @@ func (w *Worker) intents(ctx context.Context, rows map[chunkstore.VolumeID]chunk
 	return tasks, nil
 }
 
-// doubled says that a volume survives fewer losses of drives where its shards are than it would at home.
-func doubled(v chunkstore.Volume) bool {
-	return v.Slots != v.Home && losses(v, all) < placement.Tolerates(placement.Slots(v.Home), all)
-}
-
 // count computes the exact number of under-protected chunks.
 func (w *Worker) count(ctx context.Context) error {
 	var p Progress
@@ -230,7 +225,7 @@ func (w *Worker) count(ctx context.Context) error {
 		}
 		switch {
 		case k == nil: // opened since; writes count their own intents
-		case k.up != all || doubled(v):
+		case k.up != all || v.DoubledUp():
 			if k.epoch != v.Epoch || k.listed != k.up || v.State == chunkstore.VolumeOpen || time.Since(k.surveyed) > surveyAgain {
 				s, err := w.survey(ctx, v)
 				if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/bits"
 	"slices"
 
@@ -46,7 +47,7 @@ func (w *Worker) settle(ctx context.Context, tasks []task) error {
 	return nil
 }
 
-// resolve removes an intent when no shard of it is left to restore.
+// resolve removes an intent when no shard of it is left to restore, and none was added to it meanwhile.
 func (w *Worker) resolve(ctx context.Context, t task, left uint16, refused bool) error {
 	c := t.intent.Chunk
 	if left != 0 {
@@ -58,11 +59,43 @@ func (w *Worker) resolve(ctx context.Context, t task, left uint16, refused bool)
 			return nil
 		}
 	}
+	now, err := w.missing(ctx, c)
+	if err != nil {
+		return err
+	}
+	if now&^t.intent.Missing != 0 {
+		return nil // the next pass restores those too
+	}
 	if err := w.config.Volumes.ResolveIntent(ctx, c); err != nil {
 		return fmt.Errorf("resolve the intent of chunk %v: %w", c.ID, err)
 	}
 	w.config.Store.Repaired(c)
 	return nil
+}
+
+// missing returns the shards that the intent of a chunk names now, zero where there is none. A pass takes its time, and
+// a read may have found more damage since.
+func (w *Worker) missing(ctx context.Context, c chunkstore.Chunk) (uint16, error) {
+	intents, err := w.config.Volumes.Intents(ctx, justBefore(c), 1)
+	if err != nil {
+		return 0, fmt.Errorf("read the intent of chunk %v: %w", c.ID, err)
+	}
+	if len(intents) == 0 || intents[0].Chunk != c {
+		return 0, nil
+	}
+	return intents[0].Missing, nil
+}
+
+// justBefore returns what is the last before a chunk in the order of Volumes.Intents.
+func justBefore(c chunkstore.Chunk) chunkstore.Chunk {
+	before := chunkstore.Chunk{Volume: c.Volume, ID: c.ID, Size: math.MaxUint32}
+	for i := range before.Digest {
+		before.Digest[i] = 0xff
+	}
+	if before.ID.Seq--; c.ID.Seq == 0 {
+		before.ID.Block-- // blocks count from one
+	}
+	return before
 }
 
 // gone says that a chunk was deleted: all twelve slots answer and none holds it, or one of them refused it as deleted and
@@ -111,7 +144,7 @@ func (w *Worker) called() bool {
 func (w *Worker) tend(ctx context.Context, v chunkstore.Volume, moves bool) error {
 	k := w.volumes[v.ID]
 	goes := func() (slots uint16) {
-		if doubled(v) != moves {
+		if v.DoubledUp() != moves {
 			slots = w.canGoHome(v)
 		}
 		return slots
