@@ -57,7 +57,6 @@ type node struct {
 
 // cluster is five nodes in a bubble.
 type cluster struct {
-	t     *testing.T
 	seed  uint64
 	net   *transport.Simulation
 	nodes []*node
@@ -67,6 +66,7 @@ type cluster struct {
 
 	mu         sync.Mutex
 	complaints []string
+	invalids   []string
 }
 
 // complain notes what the cluster did wrong.
@@ -80,10 +80,12 @@ func (c *cluster) complain(format string, args ...any) {
 type bug struct {
 	name  string
 	seams func(n *node, s *peer.Seams)
+	// eager makes clients do much to one key: for what shows for moments only.
+	eager bool
 }
 
-func newCluster(t *testing.T, seed uint64, b *bug, files func(i int) *vfs.Memory) *cluster {
-	c := &cluster{t: t, seed: seed, net: transport.NewSimulation(seed), bug: b}
+func newCluster(seed uint64, b *bug, files func(i int) *vfs.Memory) *cluster {
+	c := &cluster{seed: seed, net: transport.NewSimulation(seed), bug: b}
 	c.fences.c, c.fences.sealed = c, map[fence]numbers.Epoch{}
 	c.net.Shape("", "", transport.Shape{Latency: 500 * time.Microsecond, Jitter: time.Millisecond})
 	for i, at := range layout {
@@ -94,6 +96,13 @@ func newCluster(t *testing.T, seed uint64, b *bug, files func(i int) *vfs.Memory
 		c.nodes = append(c.nodes, n)
 	}
 	return c
+}
+
+// invalid notes why a run proves nothing.
+func (c *cluster) invalid(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.invalids = append(c.invalids, fmt.Sprintf(format, args...))
 }
 
 // now is the node's clock.
@@ -331,7 +340,7 @@ func (g *template) of(t *testing.T) *template {
 		}
 		synctest.Test(t, func(t *testing.T) {
 			begun := time.Now()
-			c := newCluster(t, 1, nil, func(i int) *vfs.Memory { return files[i] })
+			c := newCluster(1, nil, func(i int) *vfs.Memory { return files[i] })
 			if err := c.found(); err != nil {
 				t.Errorf("found the cluster: %v", err)
 			}
@@ -354,9 +363,9 @@ func (g *template) of(t *testing.T) *template {
 }
 
 // open starts a copy of the template's cluster and waits until all of it serves.
-func (g *template) open(t *testing.T, seed uint64, b *bug) *cluster {
+func (g *template) open(seed uint64, b *bug) *cluster {
 	time.Sleep(g.age + time.Second) // certificates and rows are not of the future
-	c := newCluster(t, seed, b, func(i int) *vfs.Memory { return g.files[i].Copy(seed<<3 | uint64(i)) })
+	c := newCluster(seed, b, func(i int) *vfs.Memory { return g.files[i].Copy(seed<<3 | uint64(i)) })
 	var wait sync.WaitGroup
 	errs := make([]error, len(c.nodes))
 	for i, n := range c.nodes {

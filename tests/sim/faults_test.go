@@ -261,7 +261,7 @@ func (r *round) jump(by time.Duration) {
 func (r *round) probe() {
 	for _, so := range r.fired {
 		if err := so(); err != nil {
-			r.c.t.Errorf("%s did not happen: %v", r.name, err)
+			r.c.invalid("%s did not happen: %v", r.name, err)
 		}
 	}
 	r.fired = nil
@@ -270,13 +270,15 @@ func (r *round) probe() {
 // hurt makes a fault under load, holds it, and takes it away.
 func (c *cluster) hurt(h *history, random *rand.Rand, f fault) {
 	r := &round{c: c, h: h, random: random, name: f.name}
-	before, flying := h.invoked.Load(), h.inFlight.Load()
+	for end := time.Now().Add(10 * time.Second); h.inFlight.Load() == 0; pause(time.Millisecond) {
+		if time.Now().After(end) {
+			c.invalid("%s: there was no load", f.name)
+			break
+		}
+	}
 	f.do(r)
 	r.hold(2*time.Second, 7*time.Second)
 	r.probe()
-	if h.invoked.Load() == before && flying == 0 {
-		c.t.Errorf("%s: there was no load", f.name)
-	}
 	c.net.Heal()
 	for _, undo := range r.undo {
 		if err := undo(); err != nil {

@@ -78,7 +78,6 @@ func short(etag string) string {
 type history struct {
 	clock    atomic.Int64
 	inFlight atomic.Int64
-	invoked  atomic.Int64
 	begun    time.Time
 
 	mu      sync.Mutex
@@ -92,7 +91,6 @@ func newHistory() *history { return &history{written: map[string]string{}, begun
 // invoke notes that an operation begins.
 func (h *history) invoke(c *call) {
 	c.invoked, c.at = h.clock.Add(1), time.Since(h.begun)
-	h.invoked.Add(1)
 	h.inFlight.Add(1)
 	if c.value != "" {
 		h.mu.Lock()
@@ -186,8 +184,7 @@ func (c *call) after(now string) string {
 	return c.value
 }
 
-// porcupineLimit is how long the search for an order may take. A history that takes longer is counted, and fails when
-// there are many.
+// porcupineLimit is how long the search for an order of a key's calls may take.
 const porcupineLimit = 20 * time.Second
 
 // linearize asks porcupine for an order of every key's calls. It must not run in a bubble: its time is real.
@@ -212,27 +209,32 @@ func (h *history) linearize() (undecided int, complaints []string) {
 	return undecided, complaints
 }
 
-// ledger compares the last reads of each key with what was acknowledged, without a search: what it says is short.
+// ledger compares each read with what had been acknowledged before it, without a search: what it says is short.
 func (h *history) ledger() []string {
 	var complaints []string
 	for key, calls := range h.byKey() {
-		for _, last := range calls {
-			if last.kind != get || !strings.HasSuffix(last.where, final) {
+		for _, read := range calls {
+			if read.kind != get {
 				continue
 			}
-			if last.got == "" {
-				if w := lost(calls, last); w != nil {
-					complaints = append(complaints, fmt.Sprintf("lost: %s is gone at %s, and nothing explains what became of\n%v", key, last.where, w))
-				}
-				continue
+			word := "stale read"
+			if strings.HasSuffix(read.where, final) {
+				word = "lost write, or resurrection"
 			}
-			if w := replaced(calls, last.got); w != nil {
-				complaints = append(complaints, fmt.Sprintf("resurrection or lost write: %s holds %s at %s although this came later\n%v",
-					key, short(last.got), last.where, w))
+			if w := overlooked(calls, read); w != nil {
+				complaints = append(complaints, fmt.Sprintf("%s: %s\n%v\n%v", word, key, w, read))
 			}
 		}
 	}
 	return complaints
+}
+
+// overlooked gives an acknowledged change that a read must have seen and has not.
+func overlooked(calls []*call, read *call) *call {
+	if read.got == "" {
+		return lost(calls, read)
+	}
+	return replaced(calls, read)
 }
 
 // final marks the reads after everything has healed.
@@ -245,7 +247,7 @@ func lost(calls []*call, read *call) *call {
 			continue
 		}
 		if !slices.ContainsFunc(calls, func(r *call) bool {
-			return r.kind == remove && (r.status == unknown || r.returned > w.invoked)
+			return r.kind == remove && r.invoked < read.returned && (r.status == unknown || r.returned > w.invoked)
 		}) {
 			return w
 		}
@@ -253,14 +255,15 @@ func lost(calls []*call, read *call) *call {
 	return nil
 }
 
-// replaced gives an acknowledged change that began after the acknowledged write of a value had ended.
-func replaced(calls []*call, value string) *call {
-	at := slices.IndexFunc(calls, func(c *call) bool { return c.value == value && c.kind != get })
+// replaced gives an acknowledged change that began after the acknowledged write of what was read had ended, and ended
+// before the read began.
+func replaced(calls []*call, read *call) *call {
+	at := slices.IndexFunc(calls, func(c *call) bool { return c.value == read.got && c.kind != get })
 	if at < 0 || calls[at].status != done {
 		return nil // ghosts are told elsewhere; one of unknown outcome may come late
 	}
 	for _, c := range calls {
-		if c.kind != get && c.status == done && c.invoked > calls[at].returned && (c.kind != remove || c.found) {
+		if c.kind != get && c.status == done && c.invoked > calls[at].returned && c.returned < read.invoked && (c.kind != remove || c.found) {
 			return c
 		}
 	}

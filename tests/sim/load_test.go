@@ -39,6 +39,8 @@ type client struct {
 	id     int
 	random *rand.Rand
 	bucket metadata.BucketID
+	// eager clients all use one key, without long pauses and with small bodies.
+	eager bool
 	// last is what it knows of each key, for conditions.
 	last map[string]string
 }
@@ -54,7 +56,7 @@ func startLoad(c *cluster, h *history) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{cancel: cancel}
 	for i := range len(c.nodes) * clientsEach {
-		u := &client{h: h, n: c.nodes[i%len(c.nodes)], id: i, random: rand.New(rand.NewPCG(c.seed, uint64(100+i))), last: map[string]string{}}
+		u := &client{h: h, n: c.nodes[i%len(c.nodes)], id: i, random: rand.New(rand.NewPCG(c.seed, uint64(100+i))), eager: c.bug != nil && c.bug.eager, last: map[string]string{}}
 		l.wait.Go(func() { u.run(ctx) })
 	}
 	return l
@@ -68,7 +70,11 @@ func (l *load) stop() {
 // run does one thing after another until ctx ends; what is under way then is finished.
 func (u *client) run(ctx context.Context) {
 	for ctx.Err() == nil {
-		pause(time.Duration(20+u.random.IntN(500)) * time.Millisecond)
+		think := 500
+		if u.eager {
+			think = 40
+		}
+		pause(time.Duration(10+u.random.IntN(think)) * time.Millisecond)
 		store := u.n.store()
 		if store == nil {
 			continue // its gateway is down
@@ -95,6 +101,9 @@ func (u *client) act(store *multipart.Store) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	key := keyName(u.random.IntN(keys))
+	if u.eager {
+		key = keyName(0)
+	}
 	switch draw := u.random.IntN(100); {
 	case draw < 30:
 		u.read(ctx, store, key, "")
@@ -118,7 +127,7 @@ func (u *client) act(store *multipart.Store) {
 // body draws bytes that nobody else writes.
 func (u *client) body() []byte {
 	size := 50 + u.random.IntN(inlineBody)
-	if u.random.IntN(5) == 0 {
+	if u.random.IntN(5) == 0 && !u.eager {
 		size = chunkedBody/2 + u.random.IntN(chunkedBody/2)
 	}
 	b := make([]byte, size)
