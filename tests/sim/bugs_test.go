@@ -180,7 +180,7 @@ func TestEachBugIsCaught(t *testing.T) {
 			faults: []fault{handBack}, control: delaying(nil), seeds: 12},
 		{bug: bug{name: "move an open volume", seams: func(n *node, s *peer.Seams) {
 			s.Drive = func(d chunkstore.Drive) chunkstore.Drive { return n.c.fences.on(open{d}) }
-		}}, faults: named(t, "drain"), seeds: 12},
+		}}, faults: named(t, "gateway taken for gone"), seeds: 12},
 		{bug: bug{name: "skip retry dedupe", seams: changing(func(c *record.Command, _ uint64) { c.Session, c.Seq = 0, 0 })},
 			faults: named(t, "leader isolated", "leader crash"), seeds: 12},
 	} {

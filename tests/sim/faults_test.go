@@ -127,6 +127,7 @@ var faults = []fault{
 		r.isolate(r.pick())
 	}},
 	{"drain", func(r *round) { r.drain() }},
+	{"gateway taken for gone", func(r *round) { r.takenForGone() }},
 	{"crash behind a cut", func(r *round) {
 		nodes := r.shuffled()
 		r.isolate(nodes[0])
@@ -240,9 +241,10 @@ func (r *round) drive(rule vfs.Rule) {
 	})
 }
 
-// jump sets a node's clock. It stays so.
-func (r *round) jump(by time.Duration) {
-	n := r.pick()
+// jump sets a node's clock wrong until the round's end.
+func (r *round) jump(by time.Duration) { r.skew(r.pick(), by) }
+
+func (r *round) skew(n *node, by time.Duration) {
 	n.skew.Store(int64(by))
 	asked := n.asked.Load()
 	r.must(func() error {
@@ -305,6 +307,20 @@ func (r *round) transfer() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	return m.Transfer(ctx, others[0]) == nil // between the two lowest: there and back
+}
+
+// takenForGone makes the leader seal the open volumes of a gateway that goes on afterwards: it cannot reach it, and its
+// clock says that this has been so for an hour.
+func (r *round) takenForGone() {
+	leader, gateway := r.c.leader(r.random), r.pick()
+	for gateway == leader {
+		gateway = r.pick()
+	}
+	r.cut(leader, gateway)
+	r.cut(gateway, leader)
+	r.hold(3*time.Second, 5*time.Second)
+	r.skew(leader, time.Hour)
+	r.hold(32*time.Second, 35*time.Second) // it looks every 30 s
 }
 
 // drain empties a drive while clients write to its volumes, and takes it back at the end.

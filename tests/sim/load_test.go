@@ -41,6 +41,8 @@ type client struct {
 	bucket metadata.BucketID
 	// eager clients all use one key, without long pauses and with small bodies.
 	eager bool
+	// reads: it does nothing else, so that no write that hangs keeps it.
+	reads bool
 	// last is what it knows of each key, for conditions.
 	last map[string]string
 }
@@ -55,8 +57,12 @@ type load struct {
 func startLoad(c *cluster, h *history) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{cancel: cancel}
-	for i := range len(c.nodes) * clientsEach {
-		u := &client{h: h, n: c.nodes[i%len(c.nodes)], id: i, random: rand.New(rand.NewPCG(c.seed, uint64(100+i))), eager: c.bug != nil && c.bug.eager, last: map[string]string{}}
+	count, eager := len(c.nodes)*clientsEach, c.bug != nil && c.bug.eager
+	if eager {
+		count *= 2
+	}
+	for i := range count {
+		u := &client{h: h, n: c.nodes[i%len(c.nodes)], id: i, random: rand.New(rand.NewPCG(c.seed, uint64(100+i))), eager: eager, reads: i >= len(c.nodes)*clientsEach, last: map[string]string{}}
 		l.wait.Go(func() { u.run(ctx) })
 	}
 	return l
@@ -104,7 +110,11 @@ func (u *client) act(store *multipart.Store) {
 	if u.eager {
 		key = keyName(0)
 	}
-	switch draw := u.random.IntN(100); {
+	draw := u.random.IntN(100)
+	if u.reads {
+		draw %= 40
+	}
+	switch {
 	case draw < 30:
 		u.read(ctx, store, key, "")
 	case draw < 40:
