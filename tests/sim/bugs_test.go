@@ -98,8 +98,8 @@ type late struct {
 }
 
 func (m late) Propose(ctx context.Context, command []byte) (any, error) {
-	if m.dice.n(8) == 0 {
-		pause(time.Duration(m.dice.n(4000)) * time.Millisecond)
+	if m.dice.n(2) == 0 {
+		pause(time.Duration(300+m.dice.n(2200)) * time.Millisecond)
 		return m.Member.Propose(context.WithoutCancel(ctx), command)
 	}
 	return m.Member.Propose(ctx, command)
@@ -181,8 +181,8 @@ func TestEachBugIsCaught(t *testing.T) {
 		{bug: bug{name: "move an open volume", seams: func(n *node, s *peer.Seams) {
 			s.Drive = func(d chunkstore.Drive) chunkstore.Drive { return n.c.fences.on(open{d}) }
 		}}, faults: named(t, "gateway taken for gone"), seeds: 12},
-		{bug: bug{name: "skip retry dedupe", seams: changing(func(c *record.Command, _ uint64) { c.Session, c.Seq = 0, 0 })},
-			faults: named(t, "leader isolated", "leader crash"), seeds: 12},
+		{bug: bug{name: "skip retry dedupe", eager: true, seams: changing(func(c *record.Command, _ uint64) { c.Session, c.Seq = 0, 0 })},
+			faults: append(named(t, "leader crash", "leader isolated"), handBack), seeds: 12},
 	} {
 		t.Run(test.bug.name, func(t *testing.T) {
 			if test.control != nil {

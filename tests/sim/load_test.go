@@ -111,8 +111,11 @@ func (u *client) act(store *multipart.Store) {
 		key = keyName(0)
 	}
 	draw := u.random.IntN(100)
-	if u.reads {
+	switch {
+	case u.reads:
 		draw %= 40
+	case u.eager:
+		draw = 40 + draw%60
 	}
 	switch {
 	case draw < 30:
