@@ -168,7 +168,7 @@ func (s *clusterWorld) tables(t *testing.T) {
 	}
 	s.within(time.Minute, "a loss of any peer to be survived", func() bool {
 		l := s.status().Losses
-		return l.Names.Peers == 1 && l.Root.Peers == 1 && l.Names.Zones == 1
+		return l.Bytes.Peers == 1 && l.Names.Peers == 1 && l.Root.Peers == 1 && l.Names.Zones == 1
 	})
 	out := s.do("status")
 	for _, line := range []string{"peers     3 of 3 up in 3 zones", "led by", "3 of 3 voters up", "drives  devices  peers  zones"} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -125,7 +126,7 @@ func runServer(ctx context.Context, s *session, o *serverOptions) error {
 		return err
 	}
 	config.Zone, config.Rack = o.zone, o.rack
-	if config.Join, err = readJoin(o.join); err != nil {
+	if config.Join, err = readJoin(o.join, config.Dir); err != nil {
 		return usageError(err)
 	}
 	if len(o.drives) == 0 {
@@ -146,13 +147,16 @@ func runServer(ctx context.Context, s *session, o *serverOptions) error {
 	return p.Close()
 }
 
-// readJoin reads a token, from a file when the text says so.
-func readJoin(text string) (string, error) {
+// readJoin reads a token, from a file when the text says so. Once the peer is in a cluster the file may be gone.
+func readJoin(text, dir string) (string, error) {
 	name, isFile := strings.CutPrefix(text, "@")
 	if !isFile {
 		return text, nil
 	}
 	token, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) && peer.Known(dir) {
+		return "", nil
+	}
 	if err != nil {
 		return "", fmt.Errorf("--join: %w", err)
 	}

@@ -210,7 +210,12 @@ func writeLosses(b *strings.Builder, st *admin.Status) {
 		name string
 		t    admin.Tolerance
 	}{{"bytes", st.Losses.Bytes}, {"names", st.Losses.Names}, {"root", st.Losses.Root}} {
-		if row.t.Drives < 0 {
+		switch {
+		case row.t.Drives >= 0:
+		case row.name == "bytes" && st.Content.Bytes+st.Content.VersionBytes+st.Content.PartBytes == 0:
+			fmt.Fprintf(b, "            %-15s  nothing can be stored yet\n", row.name)
+			continue
+		default:
 			fmt.Fprintf(b, "            %-15s  SOME CANNOT BE READ NOW\n", row.name)
 			continue
 		}

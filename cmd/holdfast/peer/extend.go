@@ -16,7 +16,7 @@ import (
 
 // AddDrive implements admin.Source. The directory is one of --drives that holds no drive: it gets an identity, and then is
 // opened and announced like any other drive that comes. A crash between leaves a drive that the next start announces.
-func (s source) AddDrive(_ context.Context, dir string) (*admin.Done, error) {
+func (s source) AddDrive(ctx context.Context, dir string) (*admin.Done, error) {
 	p := s.peer
 	if s.core == nil {
 		return nil, errWaiting
@@ -26,7 +26,10 @@ func (s source) AddDrive(_ context.Context, dir string) (*admin.Done, error) {
 	if err := p.mayBeDrive(dir); err != nil {
 		return nil, admin.Declined(err)
 	}
-	m := s.core.watcher.Map()
+	m, err := topology.Load(ctx, s.core.root) // the newest: a drive that was removed a moment ago leaves its name
+	if err != nil {
+		return nil, err
+	}
 	identity := drive.Identity{
 		Format: drive.IdentityFormat, Cluster: p.cluster, Drive: cluster.DriveID(cluster.NewID()), Name: p.freeDriveName(&m),
 		Created: p.seams.Now().UTC(), IntegrityKey: p.integrityKey(),

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"time"
 
@@ -141,6 +142,12 @@ func (p *Peer) readClusterRecord() (id cluster.ClusterID, there bool, err error)
 	return cluster.ClusterID(parsed), true, nil
 }
 
+// Known tells whether the data directory is that of a peer which is in a cluster.
+func Known(dir string) bool {
+	_, err := os.Stat(path.Join(dir, clusterFile))
+	return err == nil
+}
+
 // findCluster learns which cluster this is, from DIR or from the drives, makes a new one when both are blank, and
 // makes a slot for each drive directory.
 func (p *Peer) findCluster(ctx context.Context) error {
@@ -173,6 +180,12 @@ func (p *Peer) findCluster(ctx context.Context) error {
 		return err
 	}
 	p.self.Store(own)
+	if id == (cluster.ClusterID{}) && own != nil {
+		// The data directory was lost. Without this record blank mount points would look like a first start.
+		if err := writeJSON(p.seams.FS, path.Join(p.config.Dir, clusterFile), newClusterRecord(p.cluster)); err != nil {
+			return fmt.Errorf("write the cluster's id: %w", err)
+		}
+	}
 	for _, dir := range p.config.Drives {
 		p.slots = append(p.slots, &slot{
 			fs: p.seams.FS, path: dir, cluster: p.cluster, drives: p.drives, wrap: p.seams.Drive, log: p.log,

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast/holdfast/chunkstore/rebalance"
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/join"
+	"github.com/holdfast/holdfast/cluster/placement"
 	"github.com/holdfast/holdfast/cluster/topology"
 	"github.com/holdfast/holdfast/cmd/holdfast/admin"
 )
@@ -254,7 +255,7 @@ func counted(n int, one string) string {
 // remaining are the drives that take shards when some are gone.
 type remaining struct{ drives int }
 
-// whatIsLeft counts the drives that stay when those that go are drained. With fewer than leastDrives nothing could be
+// whatIsLeft counts the drives that stay when those that go are drained. With fewer than placement.Least nothing could be
 // written, and what is drained would have nowhere to go.
 func whatIsLeft(m *topology.Map, goes func(topology.Drive) bool) (remaining, error) {
 	staying := 0
@@ -263,15 +264,12 @@ func whatIsLeft(m *topology.Map, goes func(topology.Drive) bool) (remaining, err
 			staying++
 		}
 	}
-	if staying < leastDrives {
+	if staying < placement.Least {
 		return remaining{}, admin.Declined(fmt.Errorf("%s would be left to take its shards, and %d are needed; add drives first",
-			counted(staying, "drive"), leastDrives))
+			counted(staying, "drive"), placement.Least))
 	}
 	return remaining{staying}, nil
 }
-
-// leastDrives is how many drives a chunk of twelve shards needs: two shards on each.
-const leastDrives = chunkstore.Shards / 2
 
 // warning says what fewer drives than shards mean.
 func (r remaining) warning() string {
