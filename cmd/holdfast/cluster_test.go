@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -245,6 +246,18 @@ func (s *clusterWorld) newDrive(t *testing.T, endpoint string) {
 	}
 	s.within(time.Minute, "the loss to be seen", func() bool { return state() == "d4 blank" })
 	s.do("drive", "rm", "--force", "cedar/d4")
+	// What is there stays, but for what the peer itself writes to a drive that goes at that moment.
+	record, err := os.ReadFile(filepath.Join(s.drive("cedar", "3"), "peer"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(filepath.Join(at, "peer"), record, 0o600), os.Mkdir(filepath.Join(at, "photos"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	s.fails(exitError, "photos is there", "drive", "add", "--endpoint", endpoint, at)
+	if err := os.Remove(filepath.Join(at, "photos")); err != nil {
+		t.Fatal(err)
+	}
 	if out := s.do("drive", "add", "--endpoint", endpoint, at); !strings.Contains(out, "is drive cedar/d4 now") {
 		t.Errorf("drive add says %q", out)
 	}

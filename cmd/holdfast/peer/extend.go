@@ -26,7 +26,7 @@ func (s source) AddDrive(ctx context.Context, dir string) (*admin.Done, error) {
 	if err := p.mayBeDrive(dir); err != nil {
 		return nil, admin.Declined(err)
 	}
-	m, err := topology.Load(ctx, s.core.root) // the newest: a drive that was removed a moment ago leaves its name
+	m, err := s.core.mapNow(ctx) // a drive that was removed a moment ago leaves its name
 	if err != nil {
 		return nil, err
 	}
@@ -36,6 +36,9 @@ func (s source) AddDrive(ctx context.Context, dir string) (*admin.Done, error) {
 	}
 	if identity.IntegrityKey == ([32]byte{}) {
 		return nil, errors.New("no drive of this peer is here that tells the cluster's key")
+	}
+	if err := p.removeStraySelf(dir); err != nil {
+		return nil, err
 	}
 	if err := drive.Init(p.seams.FS, dir, identity); err != nil {
 		if errors.Is(err, drive.ErrNotEmpty) {
