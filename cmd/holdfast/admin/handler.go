@@ -104,10 +104,19 @@ func act(what string, do func(ctx context.Context, name, action string, force bo
 	return func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
 		answer(func(ctx context.Context) (*Done, error) {
-			return do(ctx, q.Get(what), q.Get("do"), q.Get("force") == "true")
+			ctx, cancel := context.WithTimeout(ctx, actPatience)
+			defer cancel()
+			done, err := do(ctx, q.Get(what), q.Get("do"), q.Get("force") == "true")
+			if errors.Is(err, context.DeadlineExceeded) {
+				err = fmt.Errorf("not done within %v; ask again: %w", actPatience, err)
+			}
+			return done, err
 		})(w, r)
 	}
 }
+
+// actPatience is how long an action may take: longer than leaders need to be found, shorter than people wait.
+const actPatience = 30 * time.Second
 
 func answer[T any](ask func(context.Context) (T, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {

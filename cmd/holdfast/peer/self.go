@@ -190,19 +190,11 @@ func (p *Peer) saveSelf(s *self) error {
 		if slot.report().kind != slotUp {
 			continue
 		}
-		if _, err := inTime(func() (struct{}, error) { return struct{}{}, p.writeSelfToDrive(slot.path, text) }); err != nil {
+		if _, err := inTime(func() (struct{}, error) { return struct{}{}, p.writeSelf(slot.path, text) }); err != nil {
 			p.log.Warn("the record of this peer was not written to a drive", "path", slot.path, "err", err)
 		}
 	}
 	return nil
-}
-
-// writeSelfToDrive writes the record beside an identity: a directory whose drive was taken away a moment ago stays as it is.
-func (p *Peer) writeSelfToDrive(dir string, text []byte) error {
-	if state := examine(p.seams.FS, dir, p.cluster); state.kind != slotUp {
-		return fmt.Errorf("it is %s: %s", state.kind, state.reason)
-	}
-	return p.writeSelf(dir, text)
 }
 
 // removeStraySelf removes a record of this peer from a directory that holds no drive. It was written as the drive went.
