@@ -28,6 +28,9 @@ import (
 const (
 	// DefaultInterval is how often the worker looks whether volumes have arrived, and drives have changed.
 	DefaultInterval = 10 * time.Second
+	// busyInterval is how often it looks while volumes are on their way: small ones arrive in no time, and the next wait
+	// for their place.
+	busyInterval = time.Second
 	// DefaultShare is the part of the time that planning may take. The moves themselves are paced by repair.
 	DefaultShare = 0.1
 	// DefaultAway is how many volumes are on their way at a time: enough that no drive waits for the next, and few enough
@@ -56,7 +59,7 @@ type Config struct {
 	Kick func()
 	// Away is how many volumes are on their way at a time. Zero means DefaultAway.
 	Away int
-	// Interval is how often to look. Zero means DefaultInterval.
+	// Interval is how often to look while nothing is on its way. Zero means DefaultInterval.
 	Interval time.Duration
 	// Share is the part of the time, up to 1, that planning takes. Zero means DefaultShare.
 	Share float64
@@ -134,11 +137,16 @@ func (w *Worker) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		begun := time.Now()
-		if _, err := w.RunOnce(ctx); err != nil {
+		p, err := w.RunOnce(ctx)
+		if err != nil {
 			return err
 		}
+		interval := w.config.Interval
+		if p.Volumes > 0 {
+			interval = min(interval, busyInterval)
+		}
 		owed := time.Duration(float64(time.Since(begun)) * (1/w.config.Share - 1))
-		timer.Reset(max(w.config.Interval, owed))
+		timer.Reset(max(interval, owed))
 	}
 }
 

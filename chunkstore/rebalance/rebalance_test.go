@@ -1,8 +1,12 @@
 package rebalance_test
 
 import (
+	"context"
 	"errors"
+	"log/slog"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/chunkstore/rebalance"
@@ -49,6 +53,52 @@ func TestADrainedDriveEndsEmpty(t *testing.T) {
 	if progress.MovedBytes < must || progress.MovedBytes > must*11/10 || progress.MovedVolumes == 0 {
 		t.Fatalf("%+v, %d bytes had to move", progress, must)
 	}
+	f.wantWhole(p, bodies)
+}
+
+// TestManySmallVolumesDoNotWaitForEachOther: a drain has far more volumes than may be on their way at a time, and is done
+// long before the worker would look again by itself.
+func TestManySmallVolumesDoNotWaitForEachOther(t *testing.T) {
+	f := newFleet(t, 1)
+	f.add(1, 14)
+	p := f.peers[0]
+	bodies := f.writeAll(p, 20)
+	f.settle(p)
+	f.state(rebalance.Leaves, 0)
+	_, left, err := rebalance.Empty(t.Context(), &f.topology, f.drives[0].ID())
+	if err != nil || left <= rebalance.DefaultAway {
+		t.Fatalf("%d volumes have to move, %v", left, err)
+	}
+	w := rebalance.New(rebalance.Config{
+		Store: p.store, Volumes: &f.topology, Registry: p.set, Drives: f.list, Kick: p.repair.Kick, Share: 1, Interval: time.Hour,
+		Log: slog.New(slog.DiscardHandler),
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	defer cancel()
+	for _, run := range []func(context.Context) error{w.Run, p.repair.Run} {
+		workers.Go(func() {
+			if err := run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for left > 0 {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%d volumes are still there", left)
+		case <-tick.C:
+		}
+		if _, left, err = rebalance.Empty(ctx, &f.topology, f.drives[0].ID()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	workers.Wait()
 	f.wantWhole(p, bodies)
 }
 
