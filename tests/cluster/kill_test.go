@@ -73,27 +73,6 @@ func TestLeadersAreKilledUnderLoad(t *testing.T) {
 	l.check(t, c)
 }
 
-// With nine voters any four peers may die at once.
-func TestFourOfNineVotersDieAtOnce(t *testing.T) {
-	if !long() {
-		t.Skip("needs nine peers: HOLDFAST_LONG")
-	}
-	c, l := begin(t, testkit.ClusterOptions{Peers: 9, Drives: 2})
-	c.Nodes()[0].Holdfast(time.Minute, "cluster", "set", "voters=9")
-	w := startLoad(t, c, l, 4, 40)
-	testkit.Poll(t, wholeLimit, "nine voters", func() bool { return voters(t, c.Nodes()[0]) == 9 })
-	nodes := c.Nodes()
-	rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
-	at := w.strike(func() { kill(nodes[:4]...) })
-	wantGap(t, "four of nine peers killed at once", w.goesOn(at), 5*time.Second)
-	w.progress(l.acknowledged(), 60)
-	w.stop(oneInAThousand)
-	l.check(t, c)
-	start(nodes[:4]...)
-	c.WaitWhole(wholeLimit)
-	l.check(t, c)
-}
-
 func kill(nodes ...*testkit.Node) {
 	for _, n := range nodes {
 		n.Kill()

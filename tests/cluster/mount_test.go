@@ -64,7 +64,7 @@ func TestAMountGoesOnWhenItsGatewayDies(t *testing.T) {
 	for p := range programsCount {
 		programs.Go(func() error { return onceOnly(ctx, m.Dir, p, &rounds) })
 	}
-	for range pick(2, 6) {
+	for kills := range pick(2, 6) {
 		before := rounds.Load()
 		testkit.Poll(t, time.Minute, "programs at work", func() bool { return ctx.Err() != nil || rounds.Load() > before+2*programsCount })
 		at := time.Now()
@@ -74,7 +74,7 @@ func TestAMountGoesOnWhenItsGatewayDies(t *testing.T) {
 		t.Logf("%s killed: programs went on within %v", gateway.Name, time.Since(at).Round(time.Millisecond))
 		start(gateway)
 		c.WaitWhole(wholeLimit)
-		gateway = c.Nodes()[0] // of those that are left, the mount may use any: the next kill may hit it or not
+		gateway = c.Nodes()[kills%3] // the mount may use any now: a kill may hit the one that it uses or not
 	}
 	cancel()
 	if err := programs.Wait(); err != nil && !errors.Is(err, context.Canceled) {
