@@ -15,7 +15,7 @@ func TestPeersAndDrivesDieUnderLoad(t *testing.T) {
 	nodes := c.Nodes()
 	rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 
-	w := startLoad(t, c, l, 4, 40)
+	w := startLoad(t, c, l, 4, 150)
 	w.progress(l.acknowledged(), 40)
 	at := w.strike(func() { kill(nodes[:2]...) })
 	wantGap(t, "two peers killed at once", w.goesOn(at), 5*time.Second)
@@ -28,7 +28,7 @@ func TestPeersAndDrivesDieUnderLoad(t *testing.T) {
 	start(nodes[:2]...)
 	c.WaitWhole(wholeLimit)
 
-	w = startLoad(t, c, l, 4, 40)
+	w = startLoad(t, c, l, 4, 150)
 	for _, n := range nodes[:pick(1, 4)] {
 		at := w.strike(func() { kill(n) })
 		wantGap(t, n.Name+" killed", w.goesOn(at), 3*time.Second)

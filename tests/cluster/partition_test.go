@@ -25,7 +25,7 @@ func TestPartitionsUnderLoad(t *testing.T) {
 	if !network.Reaches(0, 1) {
 		t.Fatal("the peers do not reach each other: no cut would be seen")
 	}
-	w := startLoad(t, c, l, 4, 40)
+	w := startLoad(t, c, l, 4, 150)
 
 	// What the leader sends to one peer is lost.
 	leader := index(c.Leader("tablet"))

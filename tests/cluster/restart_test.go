@@ -14,7 +14,7 @@ import (
 // their own directories meanwhile.
 func TestRestarts(t *testing.T) {
 	c, l := begin(t, testkit.ClusterOptions{Peers: 3, Drives: 4})
-	w := startLoad(t, c, l, 4, 40)
+	w := startLoad(t, c, l, 4, 150)
 	for _, n := range c.Nodes() {
 		at := w.strike(n.Stop)
 		w.goesOn(at)
@@ -32,7 +32,7 @@ func TestRestarts(t *testing.T) {
 	l.check(t, c)
 
 	// All die at once, under load, and one of them comes back without its own state.
-	w = startLoad(t, c, l, 4, 40)
+	w = startLoad(t, c, l, 4, 150)
 	w.strike(func() { kill(c.Nodes()...) })
 	w.end() // what it saw is failures
 	if w.failed.Load()+w.retried.Load() == 0 {
@@ -44,7 +44,7 @@ func TestRestarts(t *testing.T) {
 	l.check(t, c)
 
 	// Every peer loses its own state, one after another, under load.
-	w = startLoad(t, c, l, 4, 40)
+	w = startLoad(t, c, l, 4, 150)
 	for _, n := range c.Nodes() {
 		w.strike(n.Kill)
 		loseState(t, n)

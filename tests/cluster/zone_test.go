@@ -17,7 +17,7 @@ func TestAZoneGoesDarkUnderLoad(t *testing.T) {
 	if got := [3]int{st.Losses.Bytes.Zones, st.Losses.Names.Zones, st.Losses.Root.Zones}; got != [3]int{1, 1, 1} {
 		t.Errorf("bytes, names and root survive the loss of %v zones", got)
 	}
-	w := startLoad(t, c, l, 4, 40)
+	w := startLoad(t, c, l, 4, 150)
 	w.progress(l.acknowledged(), 40)
 	dark := c.Leader("tablet").Zone
 	var gone []*testkit.Node
