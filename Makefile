@@ -41,7 +41,7 @@ crash: build ## the long crash runs (about 15 minutes)
 sim: ## clusters in simulated time under SIM_SEEDS=2000 seeds of faults (about an hour)
 	SIM_SEEDS=$(or $(SIM_SEEDS),2000) go test -count=1 -timeout 4h ./tests/sim
 
-chaos: build ## the long runs of clusters of real processes (about 40 minutes)
+chaos: build ## the long runs of clusters of real processes (an hour on 2 cores)
 	HOLDFAST_LONG=1 HOLDFAST_BIN=$(CURDIR)/$(BIN) go test -v -count=1 -p 1 -timeout 90m ./tests/cluster
 
 race: ## the packages' own tests under the race detector (needs gcc)

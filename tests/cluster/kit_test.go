@@ -50,8 +50,8 @@ func wantGap(t *testing.T, what string, gap, most time.Duration) {
 	}
 }
 
-// percentile of durations, from 0 to 100.
+// percentile is the nearest rank: of few durations the 99th is the longest.
 func percentile(durations []time.Duration, p int) time.Duration {
 	sorted := slices.Sorted(slices.Values(durations))
-	return sorted[(len(sorted)-1)*p/100]
+	return sorted[(len(sorted)*p+99)/100-1]
 }
