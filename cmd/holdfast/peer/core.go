@@ -220,7 +220,7 @@ func (c *core) openBytes() (err error) {
 	p := c.peer
 	if c.chunks, err = chunkstore.NewStore(chunkstore.Config{
 		Volumes: c.volumes(), Drives: p.drives, Memory: p.config.Memory, Silent: p.silent, Log: p.log, Now: p.seams.Now,
-		Self: p.id(), Domains: c.domains, Near: p.isNear,
+		Self: p.id(), Domains: c.domains, Near: p.isNear, Leaving: c.leaving,
 	}); err != nil {
 		return err
 	}
@@ -299,6 +299,17 @@ func (c *core) groups(ctx context.Context) ([]topology.Group, error) {
 		m = c.watcher.Map()
 	}
 	return m.Groups, nil
+}
+
+// leaving says that a drive, or its peer, is being drained or was silent for long.
+func (c *core) leaving(id cluster.DriveID) bool {
+	m := c.watcher.Map()
+	d, ok := m.Drive(id)
+	if !ok {
+		return false
+	}
+	owner, member := m.Peer(d.Peer)
+	return d.State != topology.Active || d.Out || !member || owner.State != topology.Active || owner.Out
 }
 
 // isNear says that a drive is this peer's own, so that its shards cost no way.

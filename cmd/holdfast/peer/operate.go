@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/join"
 	"github.com/holdfast/holdfast/cluster/placement"
+	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/cluster/topology"
 	"github.com/holdfast/holdfast/cmd/holdfast/admin"
 )
@@ -133,6 +134,9 @@ func (s source) removePeer(ctx context.Context, m *topology.Map, target topology
 			return nil, fmt.Errorf("peer %s: %w", target.Name, err)
 		}
 	}
+	if err := s.core.mustLead(ctx, target.ID); err != nil {
+		return nil, admin.Declined(fmt.Errorf("peer %s: %w", target.Name, err))
+	}
 	now, err := join.Revoke(ctx, s.core.root, target.ID, true)
 	if err != nil {
 		return nil, err
@@ -217,6 +221,34 @@ func findDrive(m *topology.Map, name string) (topology.Drive, error) {
 		return found[0], nil
 	}
 	return topology.Drive{}, admin.Declined(fmt.Errorf("%d peers have a drive %q: write PEER/%s", len(found), name, name))
+}
+
+// errNeeded says that a group would lose its majority.
+var errNeeded = errors.New("the names need it: bring other peers back first, or drain it until others vote in its place")
+
+// mustLead says why the names could not go on without a peer: of a group that it votes in, no majority would be left to
+// take its vote away.
+func (c *core) mustLead(ctx context.Context, gone cluster.PeerID) error {
+	reports, err := c.reports(ctx)
+	if err != nil {
+		return err
+	}
+	for _, group := range []raft.GroupID{rootGroup, tabletGroup} {
+		g, found := c.groupReport(group, reports)
+		if !found || !slices.Contains(g.Voters, gone) {
+			continue
+		}
+		left := 0
+		for _, id := range g.Voters {
+			if _, up := reports[id]; up && id != gone {
+				left++
+			}
+		}
+		if left < len(g.Voters)/2+1 {
+			return fmt.Errorf("%w: of the %d voters of the %s only %d others are up", errNeeded, len(g.Voters), groupNames[group], left)
+		}
+	}
+	return nil
 }
 
 // mustBeEmpty says what these drives still hold.
