@@ -68,6 +68,9 @@ type Config struct {
 	Local func() metadata.Names
 	// Remote asks another peer, nil when it is not known how to reach it. It must not block.
 	Remote func(peer cluster.PeerID) metadata.Names
+	// Alone says that the catalog is here and no other peer has a replica: no answer can be lost on the way, so writes
+	// do without the Op that would let them be repeated. Nil means never. It must not block.
+	Alone func() bool
 	// Patience is how long a call goes on, from its first failed attempt, while there is no leader. Zero means
 	// DefaultPatience, negative means no repetition.
 	Patience time.Duration
@@ -99,12 +102,14 @@ var errNoLeader = fmt.Errorf("nobody leads the names: %w", metadata.ErrUnavailab
 // errMoved ends an attempt whose peer does not lead any more.
 var errMoved = errors.New("the leader moved while the call was under way")
 
-// class says what a call is: both are repeated after a loss, and after that a write is of unknown outcome.
+// class says what a call is: reads and writes are repeated after a loss, and after that a write is of unknown outcome. A
+// write that happens once has no Op and is repeated only when it was refused.
 type class uint8
 
 const (
 	read class = iota
 	write
+	once
 )
 
 // final is an error that ends a call whatever it is.
@@ -194,7 +199,7 @@ func (r *Router) do(ctx context.Context, c class, call func(context.Context, met
 				return end.error
 			}
 			w.note(err)
-			if ctx.Err() != nil || t.local && errors.Is(err, raft.ErrStopped) || !refused(err) && !lost(err) {
+			if ctx.Err() != nil || t.local && errors.Is(err, raft.ErrStopped) || !refused(err) && (c == once || !lost(err)) {
 				return w.ended(err)
 			}
 			hint = hintOf(err)
@@ -285,7 +290,7 @@ type waiting struct {
 
 // note takes in how an attempt failed.
 func (w *waiting) note(err error) {
-	w.unknown = w.unknown || w.class == write && lost(err) && !refused(err)
+	w.unknown = w.unknown || w.class != read && lost(err) && !refused(err)
 }
 
 // again waits before another attempt, and tells whether there is to be one. A hint is followed at once.

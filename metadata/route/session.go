@@ -177,6 +177,9 @@ func change[A any](ctx context.Context, r *Router, op metadata.Op, call func(con
 	if r.localOnly || op != (metadata.Op{}) || metadata.OpFrom(ctx) != (metadata.Op{}) {
 		return ask(ctx, r, write, call)
 	}
+	if r.config.Alone != nil && r.config.Alone() {
+		return ask(ctx, r, once, call)
+	}
 	for range maxSessions {
 		var s *session
 		if s, err = r.own.open(ctx); err != nil {

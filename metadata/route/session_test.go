@@ -209,3 +209,36 @@ func TestAWriteHasItsSlotForItself(t *testing.T) {
 		}
 	})
 }
+
+// TestARouterThatIsAloneWritesWithoutOps lets the only replica be here: writes need no session, and one whose outcome is
+// not known is not repeated.
+func TestARouterThatIsAloneWritesWithoutOps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCast(t, 1)
+		r := c.router(1, nil)
+		alone := true
+		r.config.Alone = func() bool { return alone }
+		ctx := t.Context()
+		if _, err := r.Put(ctx, put("k", 0)); err != nil {
+			t.Fatal(err)
+		}
+		if c.last != ownSessions {
+			t.Fatal("a session was opened that nobody needs")
+		}
+		lost := 0
+		c.peer(1).before = func(_ context.Context, apply func()) (bool, error) {
+			lost++
+			apply()
+			return true, answerLost()
+		}
+		_, err := r.Put(ctx, put("lost", 0))
+		if wantUnknown(t, err); lost != 1 || c.count("lost") != 1 {
+			t.Fatalf("after %d attempts, applied %d times: %v", lost, c.count("lost"), err)
+		}
+		c.peer(1).before = nil
+		alone = false
+		if _, err := r.Put(ctx, put("k", 0)); err != nil || c.last != ownSessions+1 {
+			t.Fatalf("with others about: %v, %d sessions", err, c.last-ownSessions)
+		}
+	})
+}

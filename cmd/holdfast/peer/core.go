@@ -133,7 +133,7 @@ func (c *core) connect() (err error) {
 	c.remotes = newRemotes(p, c.links.peers)
 	c.names = route.New(route.Config{
 		Self: p.id(), Leader: func() (cluster.PeerID, bool, bool) { return c.leaders.of(tabletGroup) },
-		Local: c.seat.Local, Remote: c.namesOf,
+		Local: c.seat.Local, Remote: c.namesOf, Alone: c.namesAlone,
 	})
 	return nil
 }
@@ -323,6 +323,16 @@ func (c *core) domains(id cluster.DriveID) chunkstore.Domains {
 	m := c.watcher.Map()
 	at, _ := m.Domains(id)
 	return chunkstore.Domains{Peer: at.Peer, Rack: at.Rack, Zone: at.Zone}
+}
+
+// namesAlone says that this peer has the only replica of the tablet, and leads it.
+func (c *core) namesAlone() bool {
+	member := c.tabletMember()
+	if member == nil || c.seat.Catalog() == nil {
+		return false
+	}
+	voters, learners := member.Members()
+	return len(voters) == 1 && len(learners) == 0
 }
 
 // namesOf asks another peer for names.
