@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -287,26 +286,6 @@ func (c *cluster) hurt(h *history, random *rand.Rand, f fault) {
 			c.complain("after %s: %s", f.name, oneLine(err))
 		}
 	}
-}
-
-var errNotMoved = errors.New("leadership did not move there and back")
-
-// transfer hands the tablet's leadership from who has it to another node, or back.
-func (r *round) transfer() bool {
-	from := r.c.leader(r.random)
-	m := from.replica()
-	if m == nil {
-		return false
-	}
-	voters, _ := m.Members()
-	self := m.Leader().Replica
-	others := slices.DeleteFunc(slices.Sorted(slices.Values(voters)), func(v uint64) bool { return v == self })
-	if len(others) == 0 {
-		return false
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	defer cancel()
-	return m.Transfer(ctx, others[0]) == nil // between the two lowest: there and back
 }
 
 // takenForGone makes the leader seal the open volumes of a gateway that goes on afterwards: it cannot reach it, and its
