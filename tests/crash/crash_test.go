@@ -338,7 +338,7 @@ time.sleep(60)
 			all := strings.Repeat(string(want), 1+i*i*3)
 			name := fmt.Sprintf("r%d-f%d", round, i)
 			// The dead mount's session must lapse before its stages are published.
-			testkit.Poll(t, 60*time.Second, "publication of "+name, func() bool {
+			testkit.Poll(t, 2*time.Minute, "publication of "+name, func() bool {
 				_, err := s.S3().HeadObject(context.Background(), &s3.HeadObjectInput{Bucket: aws.String("home"), Key: &name})
 				return err == nil
 			})
