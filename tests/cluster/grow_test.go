@@ -11,6 +11,7 @@ import (
 
 // A machine with twelve drives becomes a cluster while clients work, and shrinks again, with no request failing.
 func TestOneMachineGrowsAndShrinksUnderLoad(t *testing.T) {
+	chaosOnly(t)
 	c, l := begin(t, testkit.ClusterOptions{Peers: 1, Drives: 12})
 	first := c.Nodes()[0]
 	pid, began := first.PID(), time.Now()

@@ -11,6 +11,7 @@ import (
 // Two of six peers die at once, then others one after another, and drives of several peers; nothing is lost and work
 // goes on. (Of five, two may hold six of the twelve shards of a chunk: status then says that one may go.)
 func TestPeersAndDrivesDieUnderLoad(t *testing.T) {
+	chaosOnly(t)
 	c, l := begin(t, testkit.ClusterOptions{Peers: 6, Drives: 2})
 	nodes := c.Nodes()
 	rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
@@ -59,7 +60,7 @@ func TestLeadersAreKilledUnderLoad(t *testing.T) {
 	c, l := begin(t, testkit.ClusterOptions{Peers: 3, Drives: 4})
 	w := startLoad(t, c, l, 6, 0)
 	var gaps []time.Duration
-	for i := range pick(5, 30) {
+	for i := range pick(3, 30) {
 		leader := c.Leader([]string{"tablet", "root"}[i%2])
 		at := w.strike(func() { kill(leader) })
 		gap := w.goesOn(at)

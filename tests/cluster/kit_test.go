@@ -14,6 +14,15 @@ import (
 // long tells whether the long forms run: more peers, more faults, and bounds on time that need a machine of its own.
 func long() bool { return os.Getenv("HOLDFAST_LONG") != "" }
 
+// chaosOnly leaves a test to `make chaos`: `make test` has minutes for clusters of real processes, and the clusters in
+// simulated time (tests/sim) and in one process (cmd/holdfast) tell of the same faults.
+func chaosOnly(t *testing.T) {
+	t.Helper()
+	if !long() && os.Getenv("HOLDFAST_CHAOS") == "" {
+		t.Skip("make chaos runs it; HOLDFAST_CHAOS=1 its short form")
+	}
+}
+
 // pick is a number that depends on the form.
 func pick(short, inLong int) int {
 	if long() {

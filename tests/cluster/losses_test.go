@@ -15,9 +15,9 @@ import (
 // Clusters of many shapes say how many peers and drives they may lose. As many are taken from them as that, the worst
 // ones, and everything is read; one more peer, and something must fail, but never with a lie.
 func TestStatusTellsTheLossesTruly(t *testing.T) {
-	shapes := [][2]int{{1, 12}, {2, 6}, {3, 4}, {4, 3}, {5, 3}}
+	shapes := [][2]int{{3, 4}}
 	if long() {
-		shapes = append(shapes, [2]int{3, 12}, [2]int{6, 2}, [2]int{8, 2}, [2]int{12, 1})
+		shapes = [][2]int{{1, 12}, {2, 6}, {3, 4}, {4, 3}, {5, 3}, {3, 12}, {6, 2}, {8, 2}, {12, 1}}
 	}
 	for _, shape := range shapes {
 		t.Run(fmt.Sprintf("%d peers with %d drives", shape[0], shape[1]), func(t *testing.T) {

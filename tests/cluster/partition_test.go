@@ -10,6 +10,7 @@ import (
 // Peers lose each other, but not their clients: one way, then in two halves. Work goes on, nothing is lost, and after it
 // everybody is there again.
 func TestPartitionsUnderLoad(t *testing.T) {
+	chaosOnly(t)
 	const peers = 5
 	network := testkit.NewNetwork(t, peers)
 	c, l := begin(t, testkit.ClusterOptions{Peers: peers, Drives: 3, Place: network.Place})

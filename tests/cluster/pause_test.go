@@ -16,6 +16,7 @@ import (
 // A leader stands still while another is elected and everything is written anew. When it goes on, it finds questions in
 // its sockets that were asked after that, and must not answer any of them from what it remembers.
 func TestALeaderThatStoodStillGivesNoStaleAnswer(t *testing.T) {
+	chaosOnly(t)
 	c, l := begin(t, testkit.ClusterOptions{Peers: 3, Drives: 4})
 	w := startLoad(t, c, l, 4, 0)
 	const registers = 16

@@ -13,6 +13,7 @@ import (
 // A cluster is restarted one peer after another while clients work, as for an upgrade, then all at once, and peers lose
 // their own directories meanwhile.
 func TestRestarts(t *testing.T) {
+	chaosOnly(t)
 	c, l := begin(t, testkit.ClusterOptions{Peers: 3, Drives: 4})
 	w := startLoad(t, c, l, 4, 150)
 	for _, n := range c.Nodes() {

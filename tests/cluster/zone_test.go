@@ -9,6 +9,7 @@ import (
 
 // A whole zone of three goes dark.
 func TestAZoneGoesDarkUnderLoad(t *testing.T) {
+	chaosOnly(t)
 	c, l := begin(t, testkit.ClusterOptions{Peers: pick(6, 12), Drives: 2, Zones: 3})
 	st, err := c.Nodes()[0].Status()
 	if err != nil {

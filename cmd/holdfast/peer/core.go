@@ -264,7 +264,7 @@ func (c *core) follow(ctx context.Context) error {
 		err := errors.Join(c.links.follow(&m), c.remotes.follow(&m))
 		// The first time the record is written where it is missing: DIR or a drive may have been lost since the last.
 		if !begun || p.self.Load().known.Epoch < m.Epoch {
-			err = errors.Join(err, p.changeSelf(func(s *self) {
+			err = errors.Join(err, p.keepCluster(), p.changeSelf(func(s *self) {
 				if s.known.Epoch < m.Epoch {
 					s.known = topology.Map{Epoch: m.Epoch, Peers: m.Peers}
 				}

@@ -182,8 +182,8 @@ func (p *Peer) findCluster(ctx context.Context) error {
 	p.self.Store(own)
 	if id == (cluster.ClusterID{}) && own != nil {
 		// The data directory was lost. Without this record blank mount points would look like a first start.
-		if err := writeJSON(p.seams.FS, path.Join(p.config.Dir, clusterFile), newClusterRecord(p.cluster)); err != nil {
-			return fmt.Errorf("write the cluster's id: %w", err)
+		if err := p.keepCluster(); err != nil {
+			p.log.Warn("the data directory does not know its cluster; it is told again", "err", err)
 		}
 	}
 	for _, dir := range p.config.Drives {
@@ -348,16 +348,26 @@ func (p *Peer) readPlan() (*plan, error) {
 	return &forming, nil
 }
 
+// keepCluster writes DIR/cluster where it is missing or damaged.
+func (p *Peer) keepCluster() error {
+	name := path.Join(p.config.Dir, clusterFile)
+	want := newClusterRecord(p.cluster)
+	var have clusterRecord
+	if err := readJSON(p.seams.FS, name, &have); err == nil && have == want {
+		return nil
+	}
+	if err := writeJSON(p.seams.FS, name, want); err != nil {
+		return fmt.Errorf("write the cluster's id: %w", err)
+	}
+	return nil
+}
+
 // finishForming does the steps after the root rows: what DIR remembers of the cluster. It also makes again what was
 // lost with DIR.
 func (p *Peer) finishForming(key Credentials) error {
 	fsys, dir := p.seams.FS, p.config.Dir
-	want := newClusterRecord(p.cluster)
-	var have clusterRecord
-	if err := readJSON(fsys, path.Join(dir, clusterFile), &have); err != nil || have != want {
-		if err := writeJSON(fsys, path.Join(dir, clusterFile), want); err != nil {
-			return fmt.Errorf("write the cluster's id: %w", err)
-		}
+	if err := p.keepCluster(); err != nil {
+		return err
 	}
 	if err := p.keepKey(key); err != nil {
 		return err

@@ -132,8 +132,8 @@ func (p *Peer) joined(answer *join.Answer, planned *joinPlan) error {
 	}); err != nil {
 		return err
 	}
-	if err := writeJSON(p.seams.FS, path.Join(p.config.Dir, clusterFile), newClusterRecord(p.cluster)); err != nil {
-		return fmt.Errorf("write the cluster's id: %w", err)
+	if err := p.keepCluster(); err != nil {
+		return err
 	}
 	p.log.Info("joined the cluster", "cluster", p.cluster.String(), "peer", answer.Peer.String(), "number", answer.Number)
 	return nil
