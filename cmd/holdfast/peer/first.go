@@ -350,6 +350,8 @@ func (p *Peer) readPlan() (*plan, error) {
 
 // keepCluster writes DIR/cluster where it is missing or damaged.
 func (p *Peer) keepCluster() error {
+	p.changing.Lock() // a first start and a follower of the topology may both find it missing
+	defer p.changing.Unlock()
 	name := path.Join(p.config.Dir, clusterFile)
 	want := newClusterRecord(p.cluster)
 	var have clusterRecord

@@ -138,7 +138,7 @@ type Peer struct {
 	// wire is there before there are connections, watcher and host are nil before there is a core.
 	wire *raftWire
 	self atomic.Pointer[self]
-	// changing makes one change of self wait for the other; it is held while files are written.
+	// changing makes one change of self, or of DIR/cluster, wait for the other; it is held while files are written.
 	changing sync.Mutex
 	// adding makes one new drive wait for the other, so that they get different names; it is held while one is written.
 	adding  sync.Mutex
