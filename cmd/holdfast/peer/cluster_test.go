@@ -67,6 +67,7 @@ func voters(t *testing.T, p *Peer, want int) {
 }
 
 func TestPeersJoinAndServeTheSameNames(t *testing.T) {
+	t.Parallel()
 	p1 := start(t, vfs.NewMemory(1))
 	defer stop(t, p1)
 	keep(t, p1, "a", testBody)
@@ -96,6 +97,7 @@ func TestPeersJoinAndServeTheSameNames(t *testing.T) {
 
 // TestAPeerThatLeadsStops checks that names go on when the peer that leads is stopped, and that it comes back as a follower.
 func TestAPeerThatLeadsStops(t *testing.T) {
+	t.Parallel()
 	disk := vfs.NewMemory(1)
 	p1 := start(t, disk)
 	p2 := joinTo(t, p1, 2, vfs.NewMemory(2))
@@ -116,6 +118,7 @@ func TestAPeerThatLeadsStops(t *testing.T) {
 }
 
 func TestATokenLetsOnePeerIn(t *testing.T) {
+	t.Parallel()
 	p1 := start(t, vfs.NewMemory(1))
 	defer stop(t, p1)
 	token := newToken(t, p1)
@@ -141,7 +144,7 @@ func TestATokenLetsOnePeerIn(t *testing.T) {
 // TestAJoinSurvivesPowerLossAnywhere cuts the power of a joining peer after each number of steps: the next start, with
 // the same command, finishes the join, and the cluster has one peer more and not two.
 func TestAJoinSurvivesPowerLossAnywhere(t *testing.T) {
-	const cuts, step = 24, 9
+	const cuts, step = 12, 18
 	var finished atomic.Int32
 	t.Cleanup(func() { // after the cuts, which are parallel: each waits most of the time
 		if n := finished.Load(); n > cuts/2 {
@@ -184,6 +187,7 @@ func TestAJoinSurvivesPowerLossAnywhere(t *testing.T) {
 
 // TestAPeerFindsItselfOnItsDrives removes the data directory of a peer that joined: its drives know who it is.
 func TestAPeerFindsItselfOnItsDrives(t *testing.T) {
+	t.Parallel()
 	p1 := start(t, vfs.NewMemory(1))
 	defer stop(t, p1)
 	m := vfs.NewMemory(2)
@@ -210,6 +214,7 @@ func TestAPeerFindsItselfOnItsDrives(t *testing.T) {
 // TestAClusterOlderThanPeersGetsWhatItLacks takes the rows and files of peers from a cluster of one, as releases before
 // them left it: the next start adds them, and another peer can join.
 func TestAClusterOlderThanPeersGetsWhatItLacks(t *testing.T) {
+	t.Parallel()
 	m := vfs.NewMemory(1)
 	p := start(t, m)
 	keep(t, p, "a", testBody)
@@ -243,6 +248,7 @@ func TestAClusterOlderThanPeersGetsWhatItLacks(t *testing.T) {
 
 // TestAPeerAloneGetsItsCertificateAgain loses every record of a peer that is alone in its cluster.
 func TestAPeerAloneGetsItsCertificateAgain(t *testing.T) {
+	t.Parallel()
 	m := vfs.NewMemory(1)
 	p := start(t, m)
 	keep(t, p, "a", testBody)
@@ -264,6 +270,7 @@ func TestAPeerAloneGetsItsCertificateAgain(t *testing.T) {
 }
 
 func TestADrainedPeerCanBeRemoved(t *testing.T) {
+	t.Parallel()
 	p1 := start(t, vfs.NewMemory(1))
 	defer stop(t, p1)
 	p2 := joinTo(t, p1, 2, vfs.NewMemory(2))
