@@ -15,7 +15,7 @@ import (
 
 const (
 	// seedsShort are what `make test` runs; SIM_SEEDS asks for more, and SIM_SEED for a single one.
-	seedsShort = 24
+	seedsShort = 12
 	// roundsEach is how many faults a run has.
 	roundsEach = 3
 	// recovery is how long a healed cluster may take until every object reads from every gateway.
