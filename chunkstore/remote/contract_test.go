@@ -79,7 +79,8 @@ func (pipeAddr) Network() string { return "pipe" }
 func (pipeAddr) String() string  { return "example.com:443" }
 
 func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	a, b := net.Pipe()
+	var a, b net.Conn = net.Pipe()
+	a, b = hasty{a}, hasty{b}
 	if p.wrap != nil {
 		b = p.wrap(b)
 	}
@@ -91,6 +92,17 @@ func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	case <-ctx.Done():
 		return nil, errors.Join(ctx.Err(), a.Close(), b.Close())
 	}
+}
+
+// hasty gives up at once what TLS says at the end of a connection, for which it would wait 5 s: net/http holds a mutex
+// meanwhile, and the time of a bubble stands still while another goroutine waits for that.
+type hasty struct{ net.Conn }
+
+func (h hasty) SetWriteDeadline(t time.Time) error {
+	if !t.IsZero() {
+		t = time.Now()
+	}
+	return h.Conn.SetWriteDeadline(t)
 }
 
 // network is one way to reach a server.
