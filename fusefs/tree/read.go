@@ -173,6 +173,9 @@ func (m *image) source(ctx context.Context) (*source, error) {
 		m.rebased++
 		return nil, errors.Join(src.release(), ErrStale)
 	}
+	if m.closed { // meanwhile: a rename pins what the last close gives back, and nobody would give this one back
+		return src, nil
+	}
 	m.src = src
 	return src.hold(), nil
 }

@@ -181,7 +181,5 @@ func stress(t *testing.T, seed uint64) {
 			}
 		}
 	}
-	// Known fault: on a busy machine about one run in twenty leaves a reader or two open until the session ends, which hold a
-	// replaced version's chunks for as long. No byte is wrong by it.
-	f.wantFew(stressActors)
+	f.wantNoLeftovers()
 }

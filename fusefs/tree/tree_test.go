@@ -264,16 +264,10 @@ func TestLongFileStreamsAsPartsWhileItIsWritten(t *testing.T) {
 
 func (f *mount) wantNoLeftovers() {
 	f.t.Helper()
-	f.wantFew(0)
-}
-
-// wantFew waits until no upload and no stage is left, and at most so many readers.
-func (f *mount) wantFew(readers int) {
-	f.t.Helper()
 	deadline := time.Now().Add(5 * time.Second)
 	for {
 		u, s, r := f.m.Leftover()
-		if u+s == 0 && r <= readers {
+		if u+s+r == 0 {
 			return
 		}
 		if time.Now().After(deadline) {
