@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	// threshold is how many hundredths of its size a drive may be emptier than the mean. Slots move to it until it is
-	// not, and only from drives that are fuller than the mean, so they do not move back when the mean shifts a little;
-	// what lies between is left to new writes, which prefer emptier drives.
-	threshold = 5.0
+	// threshold is how many hundredths of its size a drive may be emptier or fuller than the mean, so that any two lie
+	// within five. Slots move until it is not, and only from drives that are fuller than the mean to emptier ones, so they
+	// do not move back when the mean shifts a little; what lies between is left to new writes, which prefer emptier drives.
+	threshold = 2.5
 	// full is the part of a drive, in hundredths, that moves do not fill it beyond. It leaves the drive some room below
 	// the 95 % at which it takes nothing any more.
 	full = 90.0
@@ -107,7 +107,7 @@ type Plan struct {
 }
 
 // Make plans for so many volumes that at most away are on their way at a time. A plan is empty when every home is on a drive that does not leave, every volume
-// survives what a new one would, and no drive is emptier than the mean by more than the threshold; carried out, it leads
+// survives what a new one would, and no drive is emptier or fuller than the mean by more than the threshold; carried out, it leads
 // there, and to no further plan.
 func Make(c Cluster, away int) Plan {
 	p := newPlanner(c)

@@ -4,7 +4,7 @@
 //	drives, volume rows, bytes ─ Make ─ changes ─ rows with another Home ─ repair copies ─ rows with Slots = Home
 //
 // A home changes because a home drive leaves, because the volume survives fewer losses than a new one would (after
-// peers, racks or zones were added), or because a drive is much emptier than the others. Only sealed volumes move;
+// peers, racks or zones were added), or because a drive is much emptier or fuller than the others. Only sealed volumes move;
 // volumes that are open on a drive that leaves are sealed first, and their writers go on elsewhere.
 //
 // The rows are all that is kept of a plan: whoever leads next goes on from them. A change is made only if the row has not
