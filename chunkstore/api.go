@@ -89,6 +89,8 @@ type Stats struct {
 	HedgeReads   int64 // shards that they asked for
 	Avoided      int64 // shards rebuilt because their drive is known to be slow
 	Nearer       int64 // parity shards read on this peer in the place of data shards of others
+	Restored     int64 // shards copied or rebuilt, and put on a drive
+	RestoredSize int64 // their payload, in bytes
 }
 
 // Domains are the failure domains that a drive lies in, beside its device. Racks of one name in two zones are two.

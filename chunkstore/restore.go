@@ -86,7 +86,12 @@ func (s *Store) restore(ctx context.Context, c Chunk, shard int, v Volume, to *m
 	if err := h.Verify(c); err != nil {
 		return fmt.Errorf("rebuilt: %w", err)
 	}
-	return s.putShard(ctx, h, to, w, cells)
+	if err := s.putShard(ctx, h, to, w, cells); err != nil {
+		return err
+	}
+	s.stats.restored.Add(1)
+	s.stats.restoredSize.Add(layout.ShardSize())
+	return nil
 }
 
 // putShard puts and checks a shard. The memory stays with a put that hangs.

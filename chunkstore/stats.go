@@ -5,7 +5,7 @@ import "sync/atomic"
 // counters are the live form of Stats.
 type counters struct {
 	rows, written, read, chunks, shardBytes, rebuilt, around, retried, short, intents, refused,
-	hedges, hedgesWon, hedgeReads, avoided, nearer atomic.Int64
+	hedges, hedgesWon, hedgeReads, avoided, nearer, restored, restoredSize atomic.Int64
 }
 
 // Stats returns the counters since the Store was made.
@@ -16,6 +16,6 @@ func (s *Store) Stats() Stats {
 		ShardBytes: c.shardBytes.Load(), Rebuilt: c.rebuilt.Load(), Around: c.around.Load(),
 		Retried: c.retried.Load(), Short: c.short.Load(), Intents: c.intents.Load(), Refused: c.refused.Load(),
 		Hedges: c.hedges.Load(), HedgesWon: c.hedgesWon.Load(), HedgeReads: c.hedgeReads.Load(), Avoided: c.avoided.Load(),
-		Nearer: c.nearer.Load(),
+		Nearer: c.nearer.Load(), Restored: c.restored.Load(), RestoredSize: c.restoredSize.Load(),
 	}
 }

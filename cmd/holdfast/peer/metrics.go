@@ -19,7 +19,8 @@ var (
 	descFree     = prometheus.NewDesc("holdfast_drive_free_bytes", "Free space of the drive's file system.", []string{"drive"}, nil)
 	descHeld     = prometheus.NewDesc("holdfast_drive_shards", "Live shards that the drive holds.", []string{"drive"}, nil)
 	descDamaged  = prometheus.NewDesc("holdfast_drive_damaged_records", "Records that failed a digest since the drive was opened.", []string{"drive"}, nil)
-	descRepaired = counterDesc("shards_restored_total", "Shards restored by repair.")
+	descRestored = counterDesc("shards_restored_total", "Shards copied or rebuilt on another drive, by repair and by moves.")
+	descCopied   = counterDesc("shard_bytes_restored_total", "Payload bytes of those shards.")
 	descShortage = prometheus.NewDesc("holdfast_under_protected_chunks", "Chunks with shards missing or away from home.", nil, nil)
 )
 
@@ -43,7 +44,7 @@ func (s storeCollector) Collect(out chan<- prometheus.Metric) {
 	repaired := s.core.repair.Progress()
 	for desc, value := range map[*prometheus.Desc]int64{
 		descRead: st.ShardBytes, descGiven: st.BytesRead, descWritten: st.BytesWritten, descChunks: st.Chunks, descRebuilt: st.Rebuilt,
-		descAround: st.Around, descRetried: st.Retried, descShort: st.Short, descRefused: st.Refused, descRepaired: repaired.Restored,
+		descAround: st.Around, descRetried: st.Retried, descShort: st.Short, descRefused: st.Refused, descRestored: st.Restored, descCopied: st.RestoredSize,
 	} {
 		out <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value))
 	}
