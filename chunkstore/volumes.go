@@ -14,6 +14,10 @@ const (
 	// openVolumes is how many volumes take chunks at a time: one more than it takes to write on while one is
 	// replaced. Each is another file to sync on every drive, so more would cost small writes dearly.
 	openVolumes = 2
+	// volumesEach is how many full volumes a drive has room for at least, and minVolumeSize what a volume grows to however
+	// small its drives are. A slot is then less than the hundredth of a drive, and drives can be filled evenly.
+	volumesEach   = 128
+	minVolumeSize = 16 << 20
 	// listPage is how many rows are read at a time.
 	listPage = 1000
 	// sealAgain is how long to wait before a volume that could not be sealed is tried again.
@@ -23,6 +27,7 @@ const (
 // openVolume is a volume that takes chunks. Its fields belong to volumeSet.mu.
 type openVolume struct {
 	row    Volume
+	size   int64 // at which it is sealed
 	length int64 // of its longest chunk file, about
 	busy   int   // chunks under way
 	closed bool  // takes no more chunks
@@ -96,7 +101,7 @@ func (vs *volumeSet) choose() *openVolume {
 	var best *openVolume
 	healthy := vs.open[:0:0]
 	for _, v := range vs.open {
-		if v.length >= vs.store.config.VolumeSize || !vs.store.fit(v, now) {
+		if v.length >= v.size || !vs.store.fit(v, now) {
 			vs.toRetiring(v)
 			continue
 		}
@@ -210,7 +215,7 @@ func (vs *volumeSet) openOne(ctx context.Context) error {
 	vs.mu.Lock()
 	defer vs.mu.Unlock()
 	vs.remember(row)
-	v := &openVolume{row: row, opened: vs.store.config.Now()}
+	v := &openVolume{row: row, size: vs.store.volumeSize(row.Slots), opened: vs.store.config.Now()}
 	if slow {
 		v.makeshift = vs.store.config.Now().Add(avoidFor)
 	}
@@ -241,8 +246,8 @@ func (vs *volumeSet) adopt(ctx context.Context) error {
 	vs.adopted = true
 	for _, row := range found {
 		vs.remember(row)
-		v := &openVolume{row: row, length: lengths[row.ID]}
-		if row.Owner == vs.store.config.Self && len(vs.open) < openVolumes && v.length < vs.store.config.VolumeSize && vs.store.allAre(row.Slots, now, (*member).writable) {
+		v := &openVolume{row: row, size: vs.store.volumeSize(row.Slots), length: lengths[row.ID]}
+		if row.Owner == vs.store.config.Self && len(vs.open) < openVolumes && v.length < v.size && vs.store.allAre(row.Slots, now, (*member).writable) {
 			vs.open = append(vs.open, v)
 		} else {
 			vs.toRetiring(v)
@@ -278,6 +283,20 @@ func (s *Store) fit(v *openVolume, now time.Time) bool {
 // Drives that come and go replace a volume once in avoidFor at most.
 func (s *Store) homeAgain(v *openVolume, now time.Time) bool {
 	return v.row.Slots != v.row.Home && now.Sub(v.opened) >= avoidFor && s.allAre(v.row.Home, now, s.lasting)
+}
+
+// volumeSize is the length of chunk files at which a volume on these drives is sealed: a small part of the smallest
+// drive, so that its slots can be dealt out evenly, and at most what the configuration says.
+func (s *Store) volumeSize(slots DriveIDs) int64 {
+	size := s.config.VolumeSize
+	for _, id := range slots {
+		if m := s.config.Drives.member(id); m != nil {
+			if total := m.drive.Status().Total; total > 0 {
+				size = min(size, max(total/volumesEach, minVolumeSize))
+			}
+		}
+	}
+	return size
 }
 
 // allAre says whether every one of these drives is here and ok holds for it.

@@ -51,6 +51,35 @@ func TestFullVolumesAreSealedAndReplaced(t *testing.T) {
 	}
 }
 
+// TestVolumesOfSmallDrivesAreSmall: a slot is a small part of the smallest drive of its volume.
+func TestVolumesOfSmallDrivesAreSmall(t *testing.T) {
+	k := storetest.New(t, 12, nil)
+	for i, d := range k.Drives {
+		d.SetTotal(int64(2+i) << 30)
+	}
+	body := storetest.Body(1, 16<<20)
+	var written []chunkstore.Written
+	for range 20 { // 40 MiB on each drive
+		written = append(written, k.Write(body))
+	}
+	k.Eventually("volumes of 16 MiB are sealed", func() bool { return len(k.Volumes.All()) > open(k) })
+	for _, v := range k.Volumes.All() {
+		if v.State != chunkstore.VolumeSealed {
+			continue
+		}
+		uses, err := k.Drive(v.Slots[0]).Volumes(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := slices.IndexFunc(uses, func(u chunkstore.VolumeUse) bool { return u.Volume == v.ID })
+		if at < 0 || uses[at].Bytes < 14<<20 || uses[at].Bytes > 22<<20 {
+			t.Errorf("volume %d was sealed when its chunk files had %+v", v.ID, uses)
+		}
+	}
+	k.Want(written[0], body)
+	k.Want(written[len(written)-1], body)
+}
+
 func TestRestartUsesOpenVolumesAgain(t *testing.T) {
 	k := storetest.New(t, 12, nil)
 	body := storetest.Body(2, row)

@@ -71,6 +71,13 @@ func New(id cluster.DriveID) *Drive {
 	}
 }
 
+// SetTotal sets how large the drive is.
+func (d *Drive) SetTotal(bytes int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.total = bytes
+}
+
 // ID implements chunkstore.Drive.
 func (d *Drive) ID() cluster.DriveID { return d.id }
 
