@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -8,11 +9,12 @@ import (
 	"github.com/holdfast/holdfast/tests/testkit"
 )
 
-// Two of six peers die at once, then others one after another, and drives of several peers; nothing is lost and work
-// goes on. (Of five, two may hold six of the twelve shards of a chunk: status then says that one may go.)
+// Two peers die at once, then others one after another, and drives of several peers; nothing is lost and work goes on.
+// (Of five peers, two may hold six of the twelve shards of a chunk: status then says that one may go.)
 func TestPeersAndDrivesDieUnderLoad(t *testing.T) {
 	chaosOnly(t)
-	c, l := begin(t, testkit.ClusterOptions{Peers: 6, Drives: 2})
+	peers := pick(6, 12)
+	c, l := begin(t, testkit.ClusterOptions{Peers: peers, Drives: 12 / peers, Zones: pick(0, 3)})
 	nodes := c.Nodes()
 	rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 
@@ -22,7 +24,7 @@ func TestPeersAndDrivesDieUnderLoad(t *testing.T) {
 	wantGap(t, "two peers killed at once", w.goesOn(at), 5*time.Second)
 	w.progress(l.acknowledged(), 60)
 	w.stop(oneInAThousand)
-	if up := len(c.Up()); up != 4 {
+	if up := len(c.Up()); up != peers-2 {
 		t.Fatalf("%d peers are up", up)
 	}
 	l.check(t, c)
@@ -38,11 +40,13 @@ func TestPeersAndDrivesDieUnderLoad(t *testing.T) {
 	}
 	var back []func()
 	at = w.strike(func() {
-		back = append(back, nodes[0].RemoveDrives(0, 1), nodes[1].RemoveDrives(0), nodes[2].RemoveDrives(1))
+		for i := range 4 {
+			back = append(back, nodes[i].RemoveDrives(0))
+		}
 	})
 	wantGap(t, "four drives gone", w.goesOn(at), 5*time.Second)
 	testkit.Poll(t, wholeLimit, "the loss of four drives to be seen", func() bool {
-		st, err := nodes[4].Status()
+		st, err := nodes[5].Status()
 		return err == nil && st.DrivesUp == 8
 	})
 	w.progress(l.acknowledged(), 40)
@@ -52,6 +56,37 @@ func TestPeersAndDrivesDieUnderLoad(t *testing.T) {
 		b()
 	}
 	c.WaitWhole(wholeLimit)
+	l.check(t, c)
+}
+
+// With nine voters, any four of twelve peers may die at once: eight are left, which hold the shards that it takes.
+func TestFourOfNineVotersDieUnderLoad(t *testing.T) {
+	chaosOnly(t)
+	const voting = 9
+	c, l := begin(t, testkit.ClusterOptions{Peers: 12, Drives: 1, Zones: 3})
+	first := c.Nodes()[0]
+	first.Holdfast(time.Minute, "cluster", "set", "--voters", fmt.Sprint(voting), "--root-voters", fmt.Sprint(voting))
+	testkit.PollEvery(t, time.Second, 2*wholeLimit, "nine voters", func() bool { return voters(t, first) == voting })
+	c.WaitWhole(wholeLimit)
+	st := agreed(t, c)
+	t.Logf("bytes %+v, names %+v, root %+v", st.Losses.Bytes, st.Losses.Names, st.Losses.Root)
+	if got := [3]int{st.Losses.Bytes.Peers, st.Losses.Names.Peers, st.Losses.Root.Peers}; got != [3]int{4, 4, 4} {
+		t.Errorf("bytes, names and root survive the loss of %v peers", got)
+	}
+
+	w := startLoad(t, c, l, 4, 150)
+	w.progress(l.acknowledged(), 40)
+	var gone []*testkit.Node
+	for _, name := range worst(st)[:4] {
+		gone = append(gone, c.Named(name))
+	}
+	at := w.strike(func() { kill(gone...) })
+	wantGap(t, "four of nine voters killed at once", w.goesOn(at), 5*time.Second)
+	w.progress(l.acknowledged(), 60)
+	w.stop(oneInAThousand)
+	l.check(t, c)
+	start(gone...)
+	c.WaitWhole(2 * wholeLimit)
 	l.check(t, c)
 }
 

@@ -44,6 +44,8 @@ type load struct {
 	l *ledger
 	// large is one in how many writes has up to 20 MiB; 0: none.
 	large int
+	// light: no body is above some KiB, so that what is stored hardly grows.
+	light bool
 
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
@@ -60,17 +62,31 @@ type load struct {
 // startLoad starts clients that work until stop.
 func startLoad(t *testing.T, c *testkit.Cluster, l *ledger, clients, large int) *load {
 	t.Helper()
+	w := &load{t: t, c: c, l: l, large: large}
+	w.start(clients)
+	return w
+}
+
+// startLightLoad starts clients whose bodies are small.
+func startLightLoad(t *testing.T, c *testkit.Cluster, l *ledger, clients int) *load {
+	t.Helper()
+	w := &load{t: t, c: c, l: l, light: true}
+	w.start(clients)
+	return w
+}
+
+func (w *load) start(clients int) {
+	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &load{t: t, c: c, l: l, large: large, cancel: cancel, clients: make(map[*testkit.Node]*s3.Client), avoid: make(map[*testkit.Node]time.Time)}
-	t.Cleanup(w.end)
-	start := l.acknowledged()
+	w.cancel, w.clients, w.avoid = cancel, make(map[*testkit.Node]*s3.Client), make(map[*testkit.Node]time.Time)
+	w.t.Cleanup(w.end)
+	start := w.l.acknowledged()
 	for range clients {
 		prefix := fmt.Sprintf("w%06x/", rand.IntN(1<<24)) // of this run alone, in a ledger that sees several
 		random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 		w.wait.Go(func() { (&worker{load: w, prefix: prefix, random: random}).run(ctx) })
 	}
 	w.progress(start, 3*clients)
-	return w
 }
 
 func (w *load) end() {
@@ -277,6 +293,9 @@ func (w *worker) someKey(open bool) (string, bool) {
 // body makes the content of a write of a key.
 func (w *worker) body(key string) []byte {
 	size := sizes[w.random.IntN(len(sizes))]
+	if w.light {
+		size = min(size, 20_000)
+	}
 	if w.large > 0 && w.random.IntN(w.large) == 0 {
 		size = w.random.IntN(20 << 20)
 	}
@@ -355,7 +374,7 @@ func (w *worker) multipart(ctx context.Context) {
 		return
 	}
 	parts := [][]byte{w.body(key)}
-	if w.random.IntN(4) == 0 {
+	if w.random.IntN(4) == 0 && !w.light {
 		parts = append([][]byte{bodyOf(key, 5<<20)}, parts...)
 	}
 	var id *string

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,6 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast/holdfast/cmd/holdfast/admin"
 )
@@ -29,6 +31,9 @@ type ClusterOptions struct {
 	Peers  int // that it begins with
 	Drives int // of each peer
 	Zones  int // peer i stands in zone i mod Zones; 0: no zones are named
+	// DriveSize, when not 0, makes each of these drives a file system of its own with so many bytes, in memory, so that how
+	// full it is means something. It needs root; the test is skipped without.
+	DriveSize int64
 	// Args are added to the command line of every peer.
 	Args []string
 	// Place, when not nil, gives the host of peer i and the words to put before its command line: a network namespace.
@@ -42,6 +47,8 @@ type Cluster struct {
 	options ClusterOptions
 	dir     string
 	network string // first three bytes of the hosts' addresses
+
+	all []*Node // those that were forgotten too
 
 	mu    sync.Mutex
 	nodes []*Node
@@ -58,6 +65,7 @@ type Node struct {
 	c       *Cluster
 	before  []string
 	token   string // what it joined with, "" for the first
+	mounts  []string // drives that are mounted
 	process *process
 	outputs []*lockedBuffer // of every run
 
@@ -80,13 +88,23 @@ func StartCluster(t testing.TB, options ClusterOptions) *Cluster {
 // Add starts one more peer, with a token of its own, and waits until it takes part. The first one makes the cluster.
 func (c *Cluster) Add(drives int) *Node {
 	c.t.Helper()
+	return c.AddSized(drives, c.options.DriveSize)
+}
+
+// AddSized is Add with drives of a size (ClusterOptions.DriveSize).
+func (c *Cluster) AddSized(drives int, size int64) *Node {
+	c.t.Helper()
 	n := c.newNode(drives)
+	if size > 0 {
+		n.mountDrives(size)
+	}
 	if len(c.Nodes()) > 0 {
 		n.token = c.token()
 	}
 	c.mu.Lock()
 	c.nodes = append(c.nodes, n)
 	c.mu.Unlock()
+	c.all = append(c.all, n)
 	n.Start()
 	Poll(c.t, time.Minute, n.Name+" to take part", func() bool {
 		n.mustRun()
@@ -94,6 +112,24 @@ func (c *Cluster) Add(drives int) *Node {
 		return err == nil && len(st.Peers) == len(c.members())
 	})
 	return n
+}
+
+// mountDrives makes each drive a file system in memory.
+func (n *Node) mountDrives(size int64) {
+	t := n.c.t
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	for _, d := range n.Drives {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("tmpfs", d, "tmpfs", 0, fmt.Sprint("size=", size)); err != nil {
+			t.Skipf("this kernel mounts nothing here: %v", err)
+		}
+		n.mounts = append(n.mounts, d)
+	}
 }
 
 // members are the nodes that were started and not removed.
@@ -352,6 +388,35 @@ func (n *Node) Ready() bool {
 	return errors.Join(copyErr, response.Body.Close()) == nil && response.StatusCode == http.StatusOK
 }
 
+// Metric is the value of a series without labels at this node.
+func (n *Node) Metric(name string) (float64, error) {
+	client := http.Client{Transport: Transport(n.c.t, ""), Timeout: 15 * time.Second}
+	defer client.CloseIdleConnections()
+	request, err := http.NewRequest(http.MethodGet, n.Endpoint+"/-/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	token, err := os.ReadFile(filepath.Join(n.Dir, "metrics.token"))
+	if err != nil {
+		return 0, err
+	}
+	request.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, err
+	}
+	text, err := io.ReadAll(response.Body)
+	if err = errors.Join(err, response.Body.Close()); err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			return strconv.ParseFloat(strings.TrimSpace(value), 64)
+		}
+	}
+	return 0, fmt.Errorf("%s has no series %s", n.Name, name)
+}
+
 // WaitReady waits until the node serves, and returns how long that took.
 func (n *Node) WaitReady(limit time.Duration) time.Duration {
 	n.c.t.Helper()
@@ -454,6 +519,13 @@ func (c *Cluster) cleanup() {
 		if n.process != nil {
 			n.setDown(true)
 			n.process.kill(c.t)
+		}
+	}
+	for _, n := range c.all {
+		for _, dir := range n.mounts {
+			if err := unix.Unmount(dir, 0); err != nil {
+				c.t.Errorf("unmount %s: %v", dir, errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH)))
+			}
 		}
 	}
 	if !c.t.Failed() {

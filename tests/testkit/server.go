@@ -233,8 +233,14 @@ func (s *Server) Holdfast(args ...string) string {
 // Poll waits until ok, and fails the test after limit.
 func Poll(t testing.TB, limit time.Duration, what string, ok func() bool) {
 	t.Helper()
+	PollEvery(t, 20*time.Millisecond, limit, what, ok)
+}
+
+// PollEvery is Poll for what costs something to ask.
+func PollEvery(t testing.TB, interval, limit time.Duration, what string, ok func() bool) {
+	t.Helper()
 	deadline := time.Now().Add(limit)
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for !ok() {
 		if time.Now().After(deadline) {
