@@ -64,7 +64,7 @@ type Node struct {
 
 	c       *Cluster
 	before  []string
-	token   string // what it joined with, "" for the first
+	token   string   // what it joined with, "" for the first
 	mounts  []string // drives that are mounted
 	process *process
 	outputs []*lockedBuffer // of every run
