@@ -14,9 +14,9 @@ import (
 
 const (
 	// threshold is how many hundredths of its size a drive may be emptier or fuller than the mean, so that any two lie
-	// within five. Slots move until it is not, and only from drives that are fuller than the mean to emptier ones, so they
+	// within five, with a point left for what moves on its own: new writes, logs. Slots move until it is not, and only from drives that are fuller than the mean to emptier ones, so they
 	// do not move back when the mean shifts a little; what lies between is left to new writes, which prefer emptier drives.
-	threshold = 2.5
+	threshold = 2.0
 	// full is the part of a drive, in hundredths, that moves do not fill it beyond. It leaves the drive some room below
 	// the 95 % at which it takes nothing any more.
 	full = 90.0

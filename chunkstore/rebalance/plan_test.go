@@ -298,10 +298,10 @@ func TestNewDrivesAreFilledWithoutMoreMovesThanItTakes(t *testing.T) {
 		w.add("", peer, 1, 500*gib)
 	}
 	mean := 12 * 500 * gib / int64(len(w.drives))
-	must := 12 * (mean - 25*gib/2) // until each new drive is within two and a half points
+	must := 12 * (mean - 10*gib) // until each new drive is within two points
 	w.settle(40)
 	w.wantSettled()
-	if below, above := w.spread(); below > 2.5 || above > 2.5 {
+	if below, above := w.spread(); below > 2 || above > 2 {
 		t.Fatalf("drives lie from -%.1f to +%.1f points about the mean", below, above)
 	}
 	if w.moved < must || w.moved > must*11/10 {
@@ -409,10 +409,10 @@ func TestAFewFullDrivesAreClearedByManyEmptyOnes(t *testing.T) {
 	w.write(100, gib) // a fifth of each
 	w.add("", 1, 150, 500*gib)
 	mean := 12 * 100 * gib / int64(len(w.drives))
-	must := 12 * (100*gib - mean - 25*gib/2)
+	must := 12 * (100*gib - mean - 10*gib)
 	w.settle(40)
 	w.wantSettled()
-	if below, above := w.spread(); below > 2.5 || above > 2.5 {
+	if below, above := w.spread(); below > 2 || above > 2 {
 		t.Fatalf("drives lie from -%.1f to +%.1f points about the mean", below, above)
 	}
 	if w.moved < must || w.moved > must*11/10 {
@@ -443,7 +443,7 @@ func TestDrivesOfAnySizeGetEven(t *testing.T) {
 		fill := func(d *rebalance.Drive, more int64) float64 { return 100 * float64(d.Used+more) / float64(d.Size) }
 		for i := range w.drives {
 			to := &w.drives[i]
-			low := fill(to, 0) < mean-2.5
+			low := fill(to, 0) < mean-2
 			if fill(to, 0) >= mean {
 				continue
 			}
@@ -453,11 +453,11 @@ func TestDrivesOfAnySizeGetEven(t *testing.T) {
 				}
 				for _, id := range v.Home {
 					from := w.drive(id)
-					if !low && fill(from, 0) <= mean+2.5 {
+					if !low && fill(from, 0) <= mean+2 {
 						continue
 					}
 					closer := fill(to, 0)+fill(to, v.Bytes) < fill(from, 0)+fill(from, -v.Bytes)
-					if fill(from, 0) > mean && fill(from, -v.Bytes) >= mean-2.5 && fill(to, v.Bytes) <= min(90, fill(from, 0)) && closer {
+					if fill(from, 0) > mean && fill(from, -v.Bytes) >= mean-2 && fill(to, v.Bytes) <= min(90, fill(from, 0)) && closer {
 						r.Fatalf("drive %v at %.1f of a mean of %.1f could have a slot of volume %d from drive %v at %.1f", to.ID, fill(to, 0), mean, v.ID, id, fill(from, 0))
 					}
 				}

@@ -27,12 +27,12 @@ const (
 // moves than had to, and in the end the drives are as full as each other.
 func TestOneMachineGrowsAndShrinksUnderLoad(t *testing.T) {
 	chaosOnly(t)
-	const peerSize = 12 << 30 // of all drives of a peer
+	const peerSize = 24 << 30 // of all drives of a peer
 	c, l := begin(t, testkit.ClusterOptions{Peers: 1, Drives: 12, DriveSize: peerSize / 12})
 	first := c.Nodes()[0]
 	pid, began := first.PID(), time.Now()
 	reached := func(what string) { t.Logf("after %v: %s", time.Since(began).Round(time.Second), what) }
-	fill(t, first, l, pick(40, 150))
+	fill(t, first, l, pick(40, 200))
 	reached("filled")
 	w := startLightLoad(t, c, l, 4)
 	w.progress(l.acknowledged(), 100)
