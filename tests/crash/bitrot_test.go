@@ -9,7 +9,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -37,8 +36,8 @@ const rotRounds = 25
 // TestBitRot damages files on up to four of twelve drives and in the peer's own directory, cold and under the running
 // peer, reads everything, has it found and rebuilt, and does so again and again on the same cluster.
 func TestBitRot(t *testing.T) {
-	rounds := 100
-	if os.Getenv("HOLDFAST_LONG") != "" {
+	rounds := 50
+	if long() {
 		rounds = 1000
 	}
 	seed := uint64(time.Now().UnixNano())

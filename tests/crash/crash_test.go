@@ -1,5 +1,17 @@
 // Package crash kills the running binary, moves its drives away, and gives it bad input, and checks that nothing
 // acknowledged is lost. Every fault test asserts that its fault fired and that load was in flight.
+//
+// `make test` runs a short form of the tests that repeat a fault many times, `make crash` (HOLDFAST_LONG=1) the long one:
+//
+//	                             make test                            make crash
+//	TestKillUnderLoad            12 kills                             50 kills
+//	TestPowerLoss                100 power cuts                       1000 power cuts
+//	TestEveryLossOfFourDrives    all 78 sets of one or two drives,    all 793 sets of one to four
+//	                             20 each of three and of four
+//	TestBitRot                   50 rounds                            1000 rounds
+//
+// What is drawn is drawn anew in each run, so that many short runs see what one long run sees. Tests that mostly wait, for
+// a session to lapse or a drive to be given up, are parallel: they run side by side after the others.
 package crash
 
 import (
@@ -22,10 +34,14 @@ import (
 	"github.com/holdfast/holdfast/tests/testkit"
 )
 
-// kills is how often TestKillUnderLoad kills the server.
-const kills = 50
+// long tells whether the long forms of the tests run.
+func long() bool { return os.Getenv("HOLDFAST_LONG") != "" }
 
 func TestKillUnderLoad(t *testing.T) {
+	kills := 12
+	if long() {
+		kills = 50
+	}
 	s := testkit.Up(t, testkit.Options{})
 	s.MakeBucket("load")
 	l := newLedger(t, "load")
@@ -47,7 +63,7 @@ func TestKillUnderLoad(t *testing.T) {
 		s.Start()
 		slowest = max(slowest, int64(s.WaitReady(30*time.Second)))
 	}
-	if acked < kills {
+	if acked < int64(kills) {
 		t.Fatalf("only %d writes were acknowledged in %d rounds: there was no load", acked, kills)
 	}
 	t.Logf("%d acknowledged writes, %d kills, slowest restart %v", acked, kills, time.Duration(slowest))
@@ -119,6 +135,7 @@ func drivesUp(t *testing.T, s *testkit.Server, want int) {
 
 // A server that stood still, as one in a virtual machine that was frozen, does not take its drives for dead.
 func TestAServerThatStoodStillGoesOn(t *testing.T) {
+	t.Parallel()
 	s := testkit.Up(t, testkit.Options{})
 	s.MakeBucket("load")
 	l := newLedger(t, "load")
@@ -329,6 +346,7 @@ time.sleep(60)
 		s.Start()
 		s.WaitReady(30 * time.Second)
 	}
+	t.Parallel() // other tests run while the sessions of the dead mounts lapse
 	for round := range 3 {
 		for i := range 20 {
 			want := make([]byte, 0, 1000)
@@ -337,7 +355,7 @@ time.sleep(60)
 			}
 			all := strings.Repeat(string(want), 1+i*i*3)
 			name := fmt.Sprintf("r%d-f%d", round, i)
-			// The dead mount's session must lapse before its stages are published.
+			// The dead mount's session must lapse, which takes 75 s, before its stages are published.
 			testkit.Poll(t, 2*time.Minute, "publication of "+name, func() bool {
 				_, err := s.S3().HeadObject(context.Background(), &s3.HeadObjectInput{Bucket: aws.String("home"), Key: &name})
 				return err == nil

@@ -130,6 +130,7 @@ func (s *sickServer) finish(l *ledger) {
 // TestDriveTurnsReadOnlyUnderLoad has the kernel make the file system of a drive read-only, as it does when it finds
 // its metadata damaged, mends it, and mounts it again, all under a running server.
 func TestDriveTurnsReadOnlyUnderLoad(t *testing.T) {
+	t.Parallel()
 	image, mount := loopImage(t)
 	s := prepareSick(t, mount)
 	trigger := filepath.Join("/sys/fs/ext4", filepath.Base(source(t, s.drive)), "trigger_fs_error")
@@ -186,6 +187,7 @@ func source(t *testing.T, dir string) string {
 
 // TestDriveMountedReadOnlyUnderLoad puts a read-only mount over the drive's directory, and takes it away again.
 func TestDriveMountedReadOnlyUnderLoad(t *testing.T) {
+	t.Parallel()
 	s := prepareSick(t, func(dir string) error { return unix.Mount("tmpfs", dir, "tmpfs", 0, "size=512m") })
 	s.Start()
 	s.WaitReady(time.Minute)
@@ -211,6 +213,7 @@ func TestDriveMountedReadOnlyUnderLoad(t *testing.T) {
 // TestDriveFillsUpUnderLoad fills a drive from outside: writes go on elsewhere and deletes everywhere, and the drive
 // takes shards again when it has room.
 func TestDriveFillsUpUnderLoad(t *testing.T) {
+	t.Parallel()
 	s := prepareSick(t, func(dir string) error { return unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256m") })
 	s.Start()
 	s.WaitReady(time.Minute)
@@ -247,6 +250,7 @@ func TestDriveFillsUpUnderLoad(t *testing.T) {
 // TestDriveFreezesUnderLoad freezes the file system of a drive, so that every write to it waits: the server goes around
 // it, says that it does not answer, and stops and starts with it.
 func TestDriveFreezesUnderLoad(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("fsfreeze"); err != nil {
 		t.Skip("no fsfreeze here")
 	}
