@@ -58,11 +58,12 @@ type node struct {
 	links int // directory entries
 	opens int // open handles
 
-	// Of a file. pages is what readers see; a key with a nil page is space allocated that reads as zeros. A page that
-	// stands in pages and not in dirty may be shared with synced (and with other Memory values): it is copied before
-	// it is changed.
+	// Of a file. pages is what readers see. A page that stands in pages and not in dirty may be shared with synced (and
+	// with other Memory values): it is copied before it is changed.
 	pages  map[int64][]byte
 	synced map[int64][]byte
+	// reserved are the pages that are allocated and not written; none of them is in pages. A power loss frees them.
+	reserved runs
 	// dirty are the pages that the next Sync makes durable; lost are those that a failed Sync gave up, as kernels do:
 	// readers still see them, no later Sync writes them.
 	dirty      map[int64]bool
@@ -281,10 +282,13 @@ func (m *Memory) unlink(n *node) {
 
 func (m *Memory) free(n *node) {
 	if n.links == 0 && n.opens == 0 && !n.mode.IsDir() {
-		m.used -= int64(len(n.pages)) * Align
-		n.pages = map[int64][]byte{}
+		m.used -= n.space()
+		n.pages, n.reserved = map[int64][]byte{}, nil
 	}
 }
+
+// space is the bytes that a file takes.
+func (n *node) space() int64 { return (int64(len(n.pages)) + n.reserved.pages()) * Align }
 
 // ReadDir implements FS.
 func (m *Memory) ReadDir(name string) ([]fs.DirEntry, error) {

@@ -51,7 +51,7 @@ func (m *Memory) recount(n *node, seen map[*node]bool) {
 	}
 	seen[n] = true
 	n.links, n.opens = 1, 0
-	m.used += int64(len(n.pages)) * Align
+	m.used += n.space()
 	for _, child := range n.entries {
 		m.recount(child, seen)
 	}
@@ -236,7 +236,7 @@ func (c *copying) node(n *node) *node {
 	if copied, ok := c.copies[n]; ok {
 		return copied
 	}
-	fresh := &node{inode: n.inode, mode: n.mode}
+	fresh := &node{inode: n.inode, mode: n.mode, reserved: slices.Clone(n.reserved)}
 	c.copies[n] = fresh
 	if n.mode.IsDir() {
 		fresh.entries, fresh.durable = map[string]*node{}, map[string]*node{}

@@ -140,14 +140,13 @@ func (f *memoryFile) Allocate(off, length int64) error {
 			return syscall.EINVAL
 		}
 		for page := off / Align; page <= (off+length-1)/Align; page++ {
-			if _, ok := f.n.pages[page]; ok {
+			if _, ok := f.n.pages[page]; ok || f.n.reserved.has(page) {
 				continue
 			}
 			if err := f.m.take(); err != nil {
 				return err
 			}
-			f.n.pages[page] = nil
-			f.n.dirty[page] = true
+			f.n.reserved.add(page)
 		}
 		return nil
 	})
@@ -218,7 +217,7 @@ func (m *Memory) write(n *node, p []byte, off int64) (done int64, err error) {
 // own returns a page of a file that may be changed in place, and marks it dirty.
 func (m *Memory) own(n *node, index int64) ([]byte, error) {
 	page, ok := n.pages[index]
-	if !ok {
+	if !ok && n.reserved.remove(index, index+1) == 0 {
 		if err := m.take(); err != nil {
 			return nil, err
 		}
@@ -244,6 +243,7 @@ func (m *Memory) take() error {
 
 // clear makes [off, end) read as zeros and frees the whole pages in it. Callers hold mu.
 func (m *Memory) clear(n *node, off, end int64) {
+	m.used -= n.reserved.remove((off+Align-1)/Align, end/Align) * Align
 	touched := make([]int64, 0, 8)
 	if last := (end - 1) / Align; last-off/Align < int64(len(n.pages)) {
 		for index := off / Align; index <= last; index++ {

@@ -77,7 +77,7 @@ func (m *Memory) Corrupt(name string, off int64, flip func([]byte)) error {
 			continue
 		}
 		at := off + int64(i)
-		if _, ok := n.pages[at/Align]; !ok {
+		if _, ok := n.pages[at/Align]; !ok && n.reserved.remove(at/Align, at/Align+1) == 0 {
 			m.used += Align
 		}
 		for _, pages := range []map[int64][]byte{n.pages, n.synced} {
