@@ -44,7 +44,7 @@ type load struct {
 	l *ledger
 	// large is one in how many writes has up to 20 MiB; 0: none.
 	large int
-	// light: bodies lie with the names, so that the drives hardly fill.
+	// light: bodies are small and lie with the names, so that neither drives nor logs grow much.
 	light bool
 
 	cancel context.CancelFunc
@@ -294,7 +294,7 @@ func (w *worker) someKey(open bool) (string, bool) {
 func (w *worker) body(key string) []byte {
 	size := sizes[w.random.IntN(len(sizes))]
 	if w.light {
-		size = min(size, 16<<10)
+		size = min(size, 1000)
 	}
 	if w.large > 0 && w.random.IntN(w.large) == 0 {
 		size = w.random.IntN(20 << 20)
