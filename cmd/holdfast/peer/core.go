@@ -3,8 +3,6 @@ package peer
 import (
 	"context"
 	"errors"
-	"fmt"
-	"path"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,10 +21,8 @@ import (
 	"github.com/holdfast/holdfast/cluster/trust"
 	"github.com/holdfast/holdfast/cluster/worker"
 	"github.com/holdfast/holdfast/fusefs/remote"
-	"github.com/holdfast/holdfast/metadata"
 	nameremote "github.com/holdfast/holdfast/metadata/remote"
 	"github.com/holdfast/holdfast/metadata/route"
-	"github.com/holdfast/holdfast/metadata/tablet"
 	"github.com/holdfast/holdfast/multipart"
 	"github.com/holdfast/holdfast/multipart/s3"
 )
@@ -174,47 +170,6 @@ func (c *core) begin(ctx context.Context) error {
 	return c.makeHome(ctx)
 }
 
-// settlePatience is how long a peer waits for what it needs of the others before it serves anyway.
-const settlePatience = 3 * time.Second
-
-// settle waits until this peer knows the topology and the keys, and the drives of the peers that it reaches have
-// answered: what it serves before would fail for no reason. The others may not be here, so it waits for a while only.
-func (c *core) settle(ctx context.Context) error {
-	timeout := time.NewTimer(settlePatience)
-	defer timeout.Stop()
-	ticker := time.NewTicker(10 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		if c.watcher.Map().Epoch > 0 && c.peer.RootKey() != nil && c.unheard() == 0 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-timeout.C:
-			c.peer.log.Info("some of the cluster has not answered yet; serving what can be served")
-			return nil
-		case <-ticker.C:
-		}
-	}
-}
-
-// unheard counts the drives of other peers that have never answered.
-func (c *core) unheard() int {
-	n := 0
-	for _, d := range c.peer.drives.All() {
-		if far, ok := d.(*remoteDrive); ok {
-			if _, ever := far.Age(); !ever {
-				n++
-			}
-		}
-	}
-	if m := c.watcher.Map(); n == 0 && len(c.peer.drives.All()) < len(m.Drives) {
-		n = 1 // they are about to be opened
-	}
-	return n
-}
-
 // openBytes opens the chunk store and the object path.
 func (c *core) openBytes() (err error) {
 	p := c.peer
@@ -256,236 +211,9 @@ func (c *core) served(rows *root.Router) ([]transport.Route, []transport.Inlet) 
 		}}}
 }
 
-// follow brings connections and drives to the newest map, and keeps a copy of it for the next start, until ctx ends.
-func (c *core) follow(ctx context.Context) error {
-	p := c.peer
-	for begun := false; ; begun = true {
-		m, news := c.watcher.Current()
-		err := errors.Join(c.links.follow(&m), c.remotes.follow(&m))
-		// The first time the record is written where it is missing: DIR or a drive may have been lost since the last.
-		if !begun || p.self.Load().known.Epoch < m.Epoch {
-			err = errors.Join(err, p.keepCluster(), p.changeSelf(func(s *self) {
-				if s.known.Epoch < m.Epoch {
-					s.known = topology.Map{Epoch: m.Epoch, Peers: m.Peers}
-				}
-			}))
-		}
-		if err != nil {
-			p.log.Warn("a change of the topology was not followed whole", "err", err)
-		}
-		if p.mark != nil && len(m.Members()) > 1 {
-			p.mark.Retire()
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-news:
-		}
-	}
-}
-
 // volumes are the rows of volumes, for the chunk store.
 func (c *core) volumes() volumes {
 	return volumes{catalog: c.names, root: c.root, groups: c.groups}
-}
-
-// groups are the placement groups, as of the newest map.
-func (c *core) groups(ctx context.Context) ([]topology.Group, error) {
-	m := c.watcher.Map()
-	if m.Epoch == 0 { // none was read yet
-		if err := c.watcher.Refresh(ctx); err != nil {
-			return nil, err
-		}
-		m = c.watcher.Map()
-	}
-	return m.Groups, nil
-}
-
-// leaving says that a drive, or its peer, is being drained or was silent for long.
-func (c *core) leaving(id cluster.DriveID) bool {
-	m := c.watcher.Map()
-	d, ok := m.Drive(id)
-	if !ok {
-		return false
-	}
-	owner, member := m.Peer(d.Peer)
-	return d.State != topology.Active || d.Out || !member || owner.State != topology.Active || owner.Out
-}
-
-// isNear says that a drive is this peer's own, so that its shards cost no way.
-func (p *Peer) isNear(id cluster.DriveID) bool {
-	_, own := p.ownDrive(id)
-	return own
-}
-
-// domains are where a drive lies.
-func (c *core) domains(id cluster.DriveID) chunkstore.Domains {
-	m := c.watcher.Map()
-	at, _ := m.Domains(id)
-	return chunkstore.Domains{Peer: at.Peer, Rack: at.Rack, Zone: at.Zone}
-}
-
-// namesAlone says that this peer has the only replica of the tablet, and leads it.
-func (c *core) namesAlone() bool {
-	member := c.tabletMember()
-	if member == nil || c.seat.Catalog() == nil {
-		return false
-	}
-	voters, learners := member.Members()
-	return len(voters) == 1 && len(learners) == 0
-}
-
-// namesOf asks another peer for names.
-func (c *core) namesOf(id cluster.PeerID) metadata.Names {
-	if c.links == nil {
-		return nil
-	}
-	return nameremote.New(callsTo(c.links.peers, id), base, nameremote.Options{})
-}
-
-// openCatalog opens the names when this peer begins to lead them.
-func (c *core) openCatalog(ctx context.Context) (*metadata.Catalog, error) {
-	return metadata.New(ctx, metadata.Config{
-		Root: c.root, Tablet: c.tabletMember(), Now: c.peer.seams.Now, Log: c.peer.log,
-	})
-}
-
-func (c *core) tabletMember() raft.Member {
-	member := c.host.Group(tabletGroup)
-	if wrap := c.peer.seams.Tablet; wrap != nil && member != nil {
-		return wrap(member)
-	}
-	return member
-}
-
-// replicaOf finds the replica of a group on this peer.
-func (c *core) replicaOf(group raft.GroupID) func() raft.Group {
-	return func() raft.Group {
-		if member := c.host.Group(group); member != nil {
-			return member
-		}
-		return nil
-	}
-}
-
-// rowsOf asks another peer for rows of the root group.
-func (c *core) rowsOf(id cluster.PeerID) root.Seat {
-	other, err := c.peer.wire.peer(id)
-	if err != nil {
-		return nil
-	}
-	return root.Remote(other, base)
-}
-
-// openHost opens the log on the drives that are here. On a first start that did not get to it, the log is made.
-func (p *Peer) openHost(ctx context.Context, c *core, first bool) (*raft.Host, error) {
-	machines := map[raft.GroupID]raft.Machine{rootGroup: root.New(), tabletGroup: tablet.New()}
-	if wrap := p.seams.Machine; wrap != nil {
-		for id, machine := range machines {
-			machines[id] = wrap(id, machine)
-		}
-	}
-	config := raft.Config{
-		FS: p.seams.FS, StateDir: path.Join(p.config.Dir, "state"), Cluster: p.cluster, Log: p.log, SegmentSize: p.seams.LogSegment,
-		Machines:  func(id raft.GroupID) raft.Machine { return machines[id] },
-		Transport: p.wire, Snapshots: snapshotWire{p.wire}, PeerOf: p.peerOf,
-	}
-	if p.mark != nil {
-		config.Applied = func(group raft.GroupID, index uint64) {
-			if group == tabletGroup {
-				p.mark.Set(index)
-			}
-		}
-	}
-	for _, s := range p.slots {
-		if state := s.look(); state.kind == slotUp {
-			config.Mirrors = append(config.Mirrors, raft.Mirror{Drive: state.identity.Drive, Dir: s.path})
-			c.mirrors[state.identity.Drive] = true
-		}
-	}
-	joining, err := p.isJoining()
-	if err != nil {
-		return nil, err
-	}
-	host, err := raft.Open(ctx, config)
-	switch {
-	case errors.Is(err, raft.ErrNotBootstrapped) && joining:
-		if len(config.Mirrors) < len(p.slots) {
-			return nil, fmt.Errorf("first start: %s; every drive must be there", p.Summary())
-		}
-		host, err = raft.Bootstrap(ctx, config)
-	case errors.Is(err, raft.ErrNotBootstrapped) && first:
-		if len(config.Mirrors) < len(p.slots) {
-			return nil, fmt.Errorf("first start: %s; every drive must be there", p.Summary())
-		}
-		host, err = raft.Bootstrap(ctx, config, rootGroup, tabletGroup)
-	case errors.Is(err, raft.ErrNotBootstrapped):
-		return nil, fmt.Errorf("the drives carry identities of a first start that never finished and its plan is gone: "+
-			"nothing was stored yet, so empty them to begin again: %w", err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open the log: %w", err)
-	}
-	if err := p.finishJoining(); err != nil {
-		return nil, errors.Join(err, host.Close())
-	}
-	return host, nil
-}
-
-// makeHome makes the bucket that `up --mount` shows.
-func (c *core) makeHome(ctx context.Context) error {
-	name := c.peer.config.HomeBucket
-	if name == "" {
-		_, err := c.names.Buckets(ctx) // the names are open when it answers
-		return err
-	}
-	_, err := c.names.CreateBucket(ctx, name, c.peer.AccessKey())
-	if errors.Is(err, metadata.ErrBucketExists) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("make bucket %s: %w", name, err)
-	}
-	return nil
-}
-
-// errNoKeys says that the access keys are not known yet.
-var errNoKeys = fmt.Errorf("the access keys were not read yet: %w", metadata.ErrUnavailable)
-
-// lookupKey is how the S3 face finds the secret of an access key.
-func (p *Peer) lookupKey(_ context.Context, accessKey string) (string, s3.Principal, error) {
-	key := p.key.Load()
-	if key == nil {
-		return "", s3.Principal{}, errNoKeys
-	}
-	if key.AccessKey != accessKey {
-		return "", s3.Principal{}, s3.ErrNoSuchAccessKey
-	}
-	return string(key.Secret), s3.Principal{AccessKey: accessKey, Name: "root", Root: true}, nil
-}
-
-// reconcile tells the log's host which drives came and went. Only the supervisor calls it.
-func (c *core) reconcile() {
-	here := make(map[cluster.DriveID]string)
-	for _, s := range c.peer.slots {
-		if state := s.look(); state.kind == slotUp {
-			if _, open := c.peer.drives.Get(state.identity.Drive); open {
-				here[state.identity.Drive] = s.path
-			}
-		}
-	}
-	for id := range c.mirrors {
-		if _, up := here[id]; !up {
-			c.host.DriveDown(id)
-			delete(c.mirrors, id)
-		}
-	}
-	for id, dir := range here {
-		if !c.mirrors[id] {
-			c.host.DriveUp(raft.Mirror{Drive: id, Dir: dir})
-			c.mirrors[id] = true
-		}
-	}
 }
 
 // close closes the parts from the top down. Parts that were never opened are nil.

@@ -383,15 +383,3 @@ func (p *Peer) finishForming(key Credentials) error {
 	}
 	return fsys.SyncDir(dir)
 }
-
-// keepKey makes a key the root access key of this peer, in memory and in DIR.
-func (p *Peer) keepKey(key Credentials) error {
-	fsys, dir := p.seams.FS, p.config.Dir
-	if kept, err := ReadCredentials(fsys, dir); err != nil || *kept != key {
-		if err := writeCredentials(fsys, dir, key); err != nil {
-			return err
-		}
-	}
-	p.key.Store(&key)
-	return nil
-}

@@ -240,20 +240,3 @@ func loadToken(fsys vfs.FS, dir string) (string, error) {
 	}
 	return token, nil
 }
-
-// loadKey reads the root key that DIR remembers, so that status can be asked before the names are open.
-func (p *Peer) loadKey() error {
-	if p.config.RootKey != nil {
-		p.key.Store(p.config.RootKey)
-		return nil
-	}
-	key, err := ReadCredentials(p.seams.FS, p.config.Dir)
-	switch {
-	case err == nil:
-		p.key.Store(key)
-		return nil
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrBadCredentials):
-		return nil // the cluster keeps it too, and the file is written again
-	}
-	return err
-}

@@ -1,7 +1,7 @@
 // Package peer is the composition root: it puts the parts of one holdfast process together and keeps them running
 // while drives come and go. Nothing else knows what is connected to what.
 //
-//	Start ─ lock of DIR ─ listener ─ drives (scan.go, slot.go) ─ first start, if it is one (first.go)
+//	Start ─ lock of DIR ─ listener ─ drives (slot.go) ─ first start, if it is one (first.go)
 //	     └─ supervisor: when enough drives are here, opens the core (core.go): log, names, bytes, objects, faces
 //
 // # What is where
@@ -27,7 +27,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -59,66 +58,6 @@ const (
 	// driveGrace is how long drives may take to be closed in the end, after everybody who used them has ended.
 	driveGrace = 5 * time.Second
 )
-
-// Errors of Start beside ErrConfig.
-var (
-	// ErrInUse says that another process uses the data directory, a drive or the address.
-	ErrInUse = errors.New("in use by another process")
-	// ErrClusters says that the drives belong to several clusters and nothing tells which is meant.
-	ErrClusters = errors.New("the drives belong to different clusters")
-)
-
-// Config is what an operator decides.
-type Config struct {
-	Dir    string   // absolute
-	Drives []string // absolute paths
-	// Name is the peer's name; empty means the host's.
-	Name string
-	// Zone and Rack are failure domains; empty means the only one.
-	Zone, Rack string
-	// Listen is the address of the S3 listener, host:port.
-	Listen string
-	// Peer is the address of the listener for other peers, host:port; empty means the host of Listen and a free port.
-	// Gossip is the one for gossip, on the same host; empty means the port above.
-	Peer, Gossip string
-	// Join, when not empty, is a token: a peer that is in no cluster joins the one that the token is of.
-	Join string
-	// Domain, when not empty, makes BUCKET.Domain a host of the S3 face (virtual-hosted style); several are separated by
-	// commas.
-	Domain string
-	// TLSCert and TLSKey are PEM files; both empty means plain HTTP.
-	TLSCert, TLSKey string
-	// Memory is the budget of row buffers in bytes; zero means a quarter of RAM, at most 1 GiB.
-	Memory int64
-	// RootKey, when not nil, becomes the root access key.
-	RootKey *Credentials
-	// HomeBucket, when not empty, is made when the peer becomes ready and there is no such bucket.
-	HomeBucket string
-	// Version is the program's, for status.
-	Version string
-}
-
-// Seams are what tests replace.
-type Seams struct {
-	FS  vfs.FS
-	Now func() time.Time
-	Log *slog.Logger
-	// Mark shows commits to the mounts of this machine, and makes a start wait until none trusts an earlier process's.
-	// Tests that start a thousand peers have no mounts.
-	Mark bool
-	// Network connects peers, and takes clients; nil means TCP. NoGossip leaves gossip out, which knows no other network.
-	Network  transport.Network
-	NoGossip bool
-	// LogSegment is the length of the log's segments in bytes; zero means the log's own default.
-	LogSegment int64
-	// RepairEvery is how often repair and rebalance look for work; zero means their own defaults.
-	RepairEvery time.Duration
-	// Machine, Tablet and Drive, when not nil, wrap the state machine of a group, the tablet's replica and each drive of
-	// this peer: a test watches them, or breaks one of their rules to see that it is noticed.
-	Machine func(raft.GroupID, raft.Machine) raft.Machine
-	Tablet  func(raft.Member) raft.Member
-	Drive   func(chunkstore.Drive) chunkstore.Drive
-}
 
 // Peer is a running holdfast process. Close stops it.
 type Peer struct {
@@ -200,31 +139,6 @@ func Start(ctx context.Context, config Config, seams Seams) (*Peer, error) {
 	return p, nil
 }
 
-func (c *Config) validate() error {
-	if c.Name == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			return fmt.Errorf("%w: --name is not set and the host has no name: %w", ErrConfig, err)
-		}
-		c.Name = host
-	}
-	if len(c.Drives) == 0 {
-		return fmt.Errorf("%w: no drive is named", ErrConfig)
-	}
-	for _, d := range append([]string{c.Dir}, c.Drives...) {
-		if !path.IsAbs(d) {
-			return fmt.Errorf("%w: %q is not an absolute path", ErrConfig, d)
-		}
-	}
-	if c.Memory != 0 && c.Memory < chunkstore.MinMemory {
-		return fmt.Errorf("%w: --memory of %d bytes is less than the %d MiB that the store needs", ErrConfig, c.Memory, int64(chunkstore.MinMemory)>>20)
-	}
-	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
-		return fmt.Errorf("%w: --s3: %w", ErrConfig, err)
-	}
-	return nil
-}
-
 // open takes everything that Start must have; release gives it back.
 func (p *Peer) open(ctx context.Context) error {
 	fsys, dir := p.seams.FS, p.config.Dir
@@ -297,7 +211,7 @@ func (p *Peer) closeDrives() error {
 	return errors.Join(errs...)
 }
 
-// WaitReady waits until the peer serves. It ends early with the error of a listener that died, or of ctx.
+// WaitReady waits until the peer serves, or until ctx ends: then with the error of ctx.
 func (p *Peer) WaitReady(ctx context.Context) error {
 	select {
 	case <-p.ready:
@@ -317,14 +231,6 @@ func (p *Peer) Endpoint() string {
 		host = "127.0.0.1"
 	}
 	return p.scheme + "://" + net.JoinHostPort(host, port)
-}
-
-// MemoryBudget is what row buffers may take of memory, in bytes.
-func (c Config) MemoryBudget() (int64, error) {
-	if c.Memory != 0 {
-		return c.Memory, nil
-	}
-	return chunkstore.DefaultMemory()
 }
 
 // Dir is the data directory.

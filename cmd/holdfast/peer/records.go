@@ -26,12 +26,6 @@ type infoRecord struct {
 	Created time.Time `json:"created"`
 }
 
-// keyRecord is an access key.
-type keyRecord struct {
-	Secret string `json:"secret"`
-	Root   bool   `json:"root"`
-}
-
 // foundCluster commits what a plan says, as one command: either all of the cluster exists or none of it. It tells whether
 // it was this call that did.
 func foundCluster(ctx context.Context, client *root.Client, p *plan, config *Config, founding *join.Founding, key Credentials, drives []topology.Drive) (bool, error) {
@@ -97,59 +91,4 @@ func firstPeer(id cluster.PeerID, config *Config, founding *join.Founding) topol
 		ID: id, Name: config.Name, Zone: config.Zone, Rack: config.Rack, State: topology.Active,
 		Key: founding.Credentials.PublicKey(), Command: commandFormat,
 	}
-}
-
-// rootKeyOf finds the root access key among the rows of keys, nil when there is none.
-func rootKeyOf(rows []root.Row) (*Credentials, error) {
-	for _, row := range rows {
-		var record keyRecord
-		if err := json.Unmarshal(row.Value, &record); err != nil {
-			return nil, fmt.Errorf("access key row %q: %w", row.Name, err)
-		}
-		if record.Root {
-			return &Credentials{AccessKey: row.Name, Secret: Secret(record.Secret)}, nil
-		}
-	}
-	return nil, nil
-}
-
-// settleRootKey makes config's key the root key when it demands one, and returns the one that holds.
-func settleRootKey(ctx context.Context, client *root.Client, demanded *Credentials) (Credentials, error) {
-	rows, err := client.Rows(ctx, root.Keys, "", "", 0)
-	if err != nil {
-		return Credentials{}, err
-	}
-	var current *Credentials
-	for _, row := range rows {
-		var record keyRecord
-		if err := json.Unmarshal(row.Value, &record); err != nil {
-			return Credentials{}, fmt.Errorf("access key row %q: %w", row.Name, err)
-		}
-		if !record.Root {
-			continue
-		}
-		found := Credentials{AccessKey: row.Name, Secret: Secret(record.Secret)}
-		if demanded == nil || found == *demanded {
-			return found, nil
-		}
-		current = &found
-		if err := client.DeleteRow(ctx, root.Keys, row.Name, row.Revision); err != nil {
-			return Credentials{}, fmt.Errorf("replace the root access key: %w", err)
-		}
-	}
-	if demanded == nil {
-		if current != nil {
-			return *current, nil
-		}
-		made := NewCredentials()
-		demanded = &made
-	}
-	value, err := json.Marshal(keyRecord{Secret: string(demanded.Secret), Root: true})
-	if err != nil {
-		return Credentials{}, err
-	}
-	if _, err := client.PutRow(ctx, root.Row{Kind: root.Keys, Name: demanded.AccessKey, Value: value}); err != nil {
-		return Credentials{}, fmt.Errorf("store the root access key: %w", err)
-	}
-	return *demanded, nil
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/cluster"
-	"github.com/holdfast/holdfast/cluster/root"
 	"github.com/holdfast/holdfast/cluster/topology"
 )
 
@@ -159,38 +158,4 @@ func (c *core) ownDriveRows() []topology.Drive {
 		})
 	}
 	return rows
-}
-
-// keysEvery is how often a peer looks for a change of the access keys: one that was taken away stops within 5 s.
-const keysEvery = 2 * time.Second
-
-// keepKeys keeps the root access key in memory up to date until ctx ends.
-func (c *core) keepKeys(ctx context.Context) error {
-	ticker := time.NewTicker(keysEvery)
-	defer ticker.Stop()
-	for {
-		if err := c.readKeys(ctx); err != nil && ctx.Err() == nil {
-			c.peer.log.Debug("access keys were not read", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-	}
-}
-
-func (c *core) readKeys(ctx context.Context) error {
-	rows, err := c.root.Rows(ctx, root.Keys, "", "", 0)
-	if err != nil {
-		return err
-	}
-	key, err := rootKeyOf(rows)
-	if err != nil || key == nil {
-		return err
-	}
-	if have := c.peer.key.Load(); have != nil && *have == *key {
-		return nil
-	}
-	return c.peer.keepKey(*key)
 }
