@@ -338,7 +338,7 @@ func (b *bench) diskNow(ctx context.Context) error {
 
 // inScratch calls use with a directory on the drives' device.
 func (b *bench) inScratch(use func(dir string) error) (err error) {
-	dir := nonEmpty(b.options.scratch, b.options.client.dir)
+	dir := cmp.Or(b.options.scratch, b.options.client.dir)
 	if _, err := os.Stat(dir); err != nil {
 		return fmt.Errorf("scratch directory: %w; name one on the drives' device with --scratch", err)
 	}

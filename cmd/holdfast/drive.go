@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -29,16 +30,9 @@ other shards.`))
 }
 
 func newDriveLs(s *session) *cobra.Command {
-	o := lookOptions{}
-	cmd := &cobra.Command{
-		Use:   "ls",
-		Short: "List the drives",
-		Long:  "Lists the drives with state, space and what they hold. Below the table stands why one is not up, or takes no new shards.",
-		Args:  exactArgs(0),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return runDriveLs(cmd.Context(), s, &o) },
-	}
-	o.bind(cmd)
-	return cmd
+	return newListing(s, "List the drives",
+		"Lists the drives with state, space and what they hold. Below the table stands why one is not up, or takes no new shards.",
+		(*admin.Client).Drives, printDrives)
 }
 
 func newDriveAction(s *session, action, short, long string) *cobra.Command {
@@ -63,21 +57,6 @@ func newDriveAction(s *session, action, short, long string) *cobra.Command {
 	return cmd
 }
 
-func runDriveLs(ctx context.Context, s *session, o *lookOptions) error {
-	client, err := s.adminClient(&o.client)
-	if err != nil {
-		return err
-	}
-	drives, err := client.Drives(ctx)
-	if err != nil {
-		return err
-	}
-	if o.json {
-		return s.printJSON(drives)
-	}
-	return printDrives(s.out, drives)
-}
-
 // printDrives writes the table, and below it why a drive is not as it should be.
 func printDrives(w io.Writer, drives []admin.Drive) error {
 	t := newTable("PEER", "DRIVE", "STATE", "USED", "FREE", "SHARDS", "HELD", "DAMAGED", "PATH")
@@ -91,9 +70,9 @@ func printDrives(w io.Writer, drives []admin.Drive) error {
 			state += ", " + d.Use
 		}
 		if d.State == "up" || d.Bytes > 0 {
-			t.add(nonEmpty(d.Peer, "-"), d.Name, state, size(d.Total-d.Free), size(d.Free), humanize.Comma(d.Shards), size(d.Bytes), humanize.Comma(d.Damaged), d.Path)
+			t.add(cmp.Or(d.Peer, "-"), d.Name, state, size(d.Total-d.Free), size(d.Free), humanize.Comma(d.Shards), size(d.Bytes), humanize.Comma(d.Damaged), d.Path)
 		} else {
-			t.add(nonEmpty(d.Peer, "-"), d.Name, state, "-", "-", "-", "-", "-", d.Path) // nobody can tell
+			t.add(cmp.Or(d.Peer, "-"), d.Name, state, "-", "-", "-", "-", "-", d.Path) // nobody can tell
 		}
 	}
 	if err := t.print(w); err != nil {

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -28,47 +30,29 @@ lost for good: what it held is made again from the other shards. A removed peer 
 }
 
 func newPeerLs(s *session) *cobra.Command {
-	o := lookOptions{}
-	cmd := &cobra.Command{
-		Use:   "ls",
-		Short: "List the peers",
-		Long:  "Lists the peers with their zone, addresses, drives and what they lead, as the peer sees them that is asked.",
-		Args:  exactArgs(0),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return runPeerLs(cmd.Context(), s, &o) },
-	}
-	o.bind(cmd)
-	return cmd
+	return newListing(s, "List the peers", "Lists the peers with their zone, addresses, drives and what they lead, as the peer sees them that is asked.",
+		ofStatus(func(status *admin.Status) []admin.Peer { return status.Peers }), printPeers)
 }
 
-func runPeerLs(ctx context.Context, s *session, o *lookOptions) error {
-	client, err := s.adminClient(&o.client)
-	if err != nil {
-		return err
-	}
-	status, err := client.Status(ctx)
-	if err != nil {
-		return err
-	}
-	if o.json {
-		return s.printJSON(status.Peers)
-	}
+// printPeers writes the table, and below it why a peer is down.
+func printPeers(w io.Writer, peers []admin.Peer) error {
 	t := newTable("PEER", "STATE", "ZONE", "RACK", "DRIVES", "LEADS", "UPTIME", "VERSION", "S3", "PEER ADDRESS")
-	for _, p := range status.Peers {
+	for _, p := range peers {
 		up := "-"
 		if p.Up {
 			up = p.Uptime.Round(time.Second).String()
 		}
-		t.add(p.Name, peerState(&p), nonEmpty(p.Zone, "-"), nonEmpty(p.Rack, "-"), fmt.Sprintf("%d/%d", p.DrivesUp, p.Drives),
-			nonEmpty(strings.Join(p.Leads, " "), "-"), up, nonEmpty(p.Version, "-"), p.S3, p.Peer)
+		t.add(p.Name, peerState(&p), cmp.Or(p.Zone, "-"), cmp.Or(p.Rack, "-"), fmt.Sprintf("%d/%d", p.DrivesUp, p.Drives),
+			cmp.Or(strings.Join(p.Leads, " "), "-"), up, cmp.Or(p.Version, "-"), p.S3, p.Peer)
 	}
-	if err := t.print(s.out); err != nil {
+	if err := t.print(w); err != nil {
 		return err
 	}
-	for _, p := range status.Peers {
+	for _, p := range peers {
 		if p.Up {
 			continue
 		}
-		if _, err := fmt.Fprintf(s.out, "%s: %s\n", p.Name, p.Reason); err != nil {
+		if _, err := fmt.Fprintf(w, "%s: %s\n", p.Name, p.Reason); err != nil {
 			return err
 		}
 	}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -11,17 +13,6 @@ import (
 
 	"github.com/holdfast/holdfast/cmd/holdfast/admin"
 )
-
-// lookOptions are those of the commands that ask the operator API.
-type lookOptions struct {
-	client clientOptions
-	json   bool
-}
-
-func (o *lookOptions) bind(cmd *cobra.Command) {
-	o.client.bind(cmd)
-	bindJSON(cmd, &o.json)
-}
 
 func newStatus(s *session) *cobra.Command {
 	o := lookOptions{}
@@ -38,19 +29,10 @@ func newStatus(s *session) *cobra.Command {
 }
 
 func runStatus(ctx context.Context, s *session, o *lookOptions) error {
-	client, err := s.adminClient(&o.client)
-	if err != nil {
+	status, err := look(ctx, s, o, (*admin.Client).Status, func(w io.Writer, status *admin.Status) error {
+		_, err := fmt.Fprint(w, statusText(status))
 		return err
-	}
-	status, err := client.Status(ctx)
-	if err != nil {
-		return err
-	}
-	if o.json {
-		err = s.printJSON(status)
-	} else {
-		_, err = fmt.Fprint(s.out, statusText(status))
-	}
+	})
 	if err == nil && !status.Whole() {
 		err = errUnsound
 	}
@@ -106,15 +88,6 @@ func statusText(st *admin.Status) string {
 	return b.String()
 }
 
-func nonEmpty(texts ...string) string {
-	for _, t := range texts {
-		if t != "" {
-			return t
-		}
-	}
-	return ""
-}
-
 // factorText is left out while drives are away: what they hold is not counted.
 func factorText(st *admin.Status) string {
 	if st.DrivesUp < len(st.Drives) {
@@ -160,7 +133,7 @@ func writePeers(b *strings.Builder, st *admin.Status) {
 		if len(g.Voters) != g.Target {
 			text += fmt.Sprintf(", should be %d", g.Target)
 		}
-		fmt.Fprintf(b, "  %-9s led by %s, %s\n", g.Name, nonEmpty(g.Leader, "NOBODY"), text)
+		fmt.Fprintf(b, "  %-9s led by %s, %s\n", g.Name, cmp.Or(g.Leader, "NOBODY"), text)
 	}
 }
 
@@ -191,7 +164,7 @@ func writeDrives(b *strings.Builder, st *admin.Status) {
 		switch {
 		case down[d.Peer]:
 		case d.State != "up" || d.Reason != "":
-			fmt.Fprintf(b, "            %s at %s: %s\n", name, d.Path, nonEmpty(d.Reason, d.State))
+			fmt.Fprintf(b, "            %s at %s: %s\n", name, d.Path, cmp.Or(d.Reason, d.State))
 		case d.Use == "draining":
 			fmt.Fprintf(b, "            %s is draining: %s\n", name, leftText(st.Drives[i:i+1], func(*admin.Drive) bool { return true }))
 		}

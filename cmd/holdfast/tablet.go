@@ -1,8 +1,9 @@
 package main
 
 import (
-	"context"
+	"cmp"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 
@@ -23,37 +24,19 @@ func newTablet(s *session) *cobra.Command {
 }
 
 func newTabletLs(s *session) *cobra.Command {
-	o := lookOptions{}
-	cmd := &cobra.Command{
-		Use:   "ls",
-		Short: "List the groups with their leaders and voters",
-		Long: `Lists the Raft groups: root keeps the cluster's own records, tablet the names of objects. WANTED is how many voters a
+	return newListing(s, "List the groups with their leaders and voters",
+		`Lists the Raft groups: root keeps the cluster's own records, tablet the names of objects. WANTED is how many voters a
 group should have (holdfast cluster set chooses); learners are on their way to be voters.`,
-		Args: exactArgs(0),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runTabletLs(cmd.Context(), s, &o) },
-	}
-	o.bind(cmd)
-	return cmd
+		ofStatus(func(status *admin.Status) []admin.Group { return status.Groups }), printGroups)
 }
 
-func runTabletLs(ctx context.Context, s *session, o *lookOptions) error {
-	client, err := s.adminClient(&o.client)
-	if err != nil {
-		return err
-	}
-	status, err := client.Status(ctx)
-	if err != nil {
-		return err
-	}
-	if o.json {
-		return s.printJSON(status.Groups)
-	}
+func printGroups(w io.Writer, groups []admin.Group) error {
 	t := newTable("GROUP", "NAME", "LEADER", "TERM", "WANTED", "VOTERS", "LEARNERS")
-	for _, g := range status.Groups {
-		t.add(strconv.FormatUint(g.ID, 10), g.Name, nonEmpty(g.Leader, "NOBODY"), strconv.FormatUint(g.Term, 10), wantedText(&g),
-			nonEmpty(strings.Join(g.Voters, " "), "-"), nonEmpty(strings.Join(g.Learners, " "), "-"))
+	for _, g := range groups {
+		t.add(strconv.FormatUint(g.ID, 10), g.Name, cmp.Or(g.Leader, "NOBODY"), strconv.FormatUint(g.Term, 10), wantedText(&g),
+			cmp.Or(strings.Join(g.Voters, " "), "-"), cmp.Or(strings.Join(g.Learners, " "), "-"))
 	}
-	return t.print(s.out)
+	return t.print(w)
 }
 
 // wantedText is how many voters a group should have, and how many an operator chose where that is more than there can be.

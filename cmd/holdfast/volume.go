@@ -1,11 +1,13 @@
 package main
 
 import (
-	"context"
+	"io"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/holdfast/holdfast/cmd/holdfast/admin"
 )
 
 func newVolume(s *session) *cobra.Command {
@@ -20,33 +22,15 @@ func newVolume(s *session) *cobra.Command {
 }
 
 func newVolumeLs(s *session) *cobra.Command {
-	o := lookOptions{}
-	cmd := &cobra.Command{
-		Use:   "ls",
-		Short: "List the volumes",
-		Args:  exactArgs(0),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return runVolumeLs(cmd.Context(), s, &o) },
-	}
-	o.bind(cmd)
-	return cmd
+	return newListing(s, "List the volumes", `Lists the volumes. EPOCH grows with every change of the row, GROUP is the placement group that the volume was made
+of, AWAY how many of its shards lie elsewhere than there.`, (*admin.Client).Volumes, printVolumes)
 }
 
-func runVolumeLs(ctx context.Context, s *session, o *lookOptions) error {
-	client, err := s.adminClient(&o.client)
-	if err != nil {
-		return err
-	}
-	volumes, err := client.Volumes(ctx)
-	if err != nil {
-		return err
-	}
-	if o.json {
-		return s.printJSON(volumes)
-	}
+func printVolumes(w io.Writer, volumes []admin.Volume) error {
 	t := newTable("VOLUME", "STATE", "EPOCH", "GROUP", "AWAY", "DRIVES BY SHARD")
 	for _, v := range volumes {
 		t.add(strconv.FormatUint(v.ID, 10), v.State, strconv.FormatUint(v.Epoch, 10), strconv.FormatUint(uint64(v.Group), 10),
 			strconv.Itoa(v.Away), strings.Join(v.Slots, " "))
 	}
-	return t.print(s.out)
+	return t.print(w)
 }
