@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/cluster/root"
 	"github.com/holdfast/holdfast/metadata"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // heldGroup is a member of which the next proposal is held up, when a test says so, between its decision and the log.
@@ -194,7 +195,7 @@ func TestTwoCatalogsNeverBothCommit(t *testing.T) {
 				}
 			})
 		}
-		eventually(t, "load", func() bool { return own.Load() > 20 })
+		expect.Soon(t, "load", func() bool { return own.Load() > 20 })
 		x.setCut(old.n, true)
 		var rest []*member
 		for _, m := range x.members() {
@@ -329,7 +330,7 @@ func TestASeatFollowsTheLeader(t *testing.T) {
 	for round := range 12 {
 		to := x.peers[1+round%peers]
 		x.moveTo(to)
-		eventually(t, "the Catalog is where the leader is", func() bool {
+		expect.Soon(t, "the Catalog is where the leader is", func() bool {
 			for _, m := range x.members() {
 				if (m.seat.Catalog() != nil) != m.leads() {
 					return false

@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/cluster/root"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // sharedGroup is a localGroup that others may lead too.
@@ -60,7 +61,7 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 		_, err := c.Put(context.Background(), object(bucket, "key", "first"))
 		wantOver(t, err, true)
 	})
-	poll(t, func() bool { return lost.Load() > 1 })
+	expect.Soon(t, "answers of unknown outcome", func() bool { return lost.Load() > 1 })
 	w.tablet.mu.Lock()
 	kind = refused
 	w.tablet.mu.Unlock()
@@ -73,7 +74,7 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 		wantOver(t, err, false)
 	})
 	g.Go(func() { wantOver(t, c.RenamePrefix(context.Background(), bucket, "from/", "to/"), false) })
-	poll(t, func() bool {
+	expect.Soon(t, "writes of each kind under way", func() bool {
 		c.latches.mu.Lock()
 		defer c.latches.mu.Unlock()
 		return len(c.latches.queue) >= 4 && turnedAway.Load() > 3
@@ -99,18 +100,6 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 	w.open()
 	if v, err := w.Current(w.ctx, bucket, "key"); err != nil || v.ETag != etag("old") {
 		t.Fatalf("%+v, %v", v, err)
-	}
-}
-
-func poll(t *testing.T, until func() bool) {
-	t.Helper()
-	deadline := time.After(20 * time.Second)
-	for !until() {
-		select {
-		case <-deadline:
-			t.Fatal("never")
-		case <-time.After(time.Millisecond):
-		}
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/holdfast/holdfast/metadata/remote"
 	"github.com/holdfast/holdfast/metadata/route"
 	"github.com/holdfast/holdfast/metadata/tablet"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 const (
@@ -277,27 +278,11 @@ func (m *member) sit() {
 	})
 }
 
-// eventually polls until a condition holds.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(30 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !condition() {
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 // leader waits until one of the members, and no other one of them, takes itself for the leader, and can read.
 func (x *trio) leader(among ...*member) *member {
 	x.t.Helper()
 	var found *member
-	eventually(x.t, "a leader", func() bool {
+	expect.Soon(x.t, "a leader", func() bool {
 		found = nil
 		for _, m := range among {
 			if m.leads() {
@@ -317,7 +302,7 @@ func (x *trio) leader(among ...*member) *member {
 // moveTo makes a member lead.
 func (x *trio) moveTo(m *member) {
 	x.t.Helper()
-	eventually(x.t, fmt.Sprintf("peer %d leads", m.n), func() bool {
+	expect.Soon(x.t, fmt.Sprintf("peer %d leads", m.n), func() bool {
 		now := x.leader(x.members()...)
 		if now == m {
 			return true

@@ -4,18 +4,14 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
-	"flag"
-	"os"
-	"path/filepath"
 	"reflect"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"github.com/holdfast/holdfast/chunkstore"
+	"github.com/holdfast/holdfast/tests/expect"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 func testChunk(i int, size uint32) chunkstore.Chunk {
 	c := chunkstore.Chunk{
@@ -46,22 +42,7 @@ func goldenManifests() map[string][]byte {
 
 func TestFormatsAreAsTheGoldenFilesSay(t *testing.T) {
 	for name, b := range goldenManifests() {
-		file := filepath.Join("testdata", name+".hex")
-		if *update {
-			if err := os.MkdirAll("testdata", 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(file, []byte(hex.Dump(b)), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if hex.Dump(b) != string(want) {
-			t.Errorf("%s differs from what was written before:\n%s", name, hex.Dump(b))
-		}
+		expect.Golden(t, name+".hex", []byte(hex.Dump(b)))
 	}
 }
 

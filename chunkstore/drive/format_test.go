@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
-	"flag"
-	"os"
 	"reflect"
 	"testing"
 	"time"
@@ -13,10 +11,8 @@ import (
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/chunkstore/erasure"
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/tests/expect"
 )
-
-// update rewrites the golden file. Format 1 never changes: it is for a new format number.
-var update = flag.Bool("update", false, "write testdata anew")
 
 var (
 	goldenKey  = [32]byte{1, 2, 3, 4}
@@ -87,19 +83,8 @@ func golden(t testing.TB) []byte {
 // TestFormat1IsWhatItWas holds encoders and decoders to the golden file: drives written by the first release must be
 // readable for ever.
 func TestFormat1IsWhatItWas(t *testing.T) {
-	const name = "testdata/format1.golden"
-	if *update {
-		if err := os.WriteFile(name, golden(t), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(b, golden(t)) {
-		t.Fatal("encoders write something else than format 1")
-	}
+	b := golden(t)
+	expect.Golden(t, "format1.golden", b)
 	s := newSealer(goldenKey)
 	take := func(n int64) []byte {
 		part := b[:n]

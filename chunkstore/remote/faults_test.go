@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast/holdfast/chunkstore/memory"
 	"github.com/holdfast/holdfast/chunkstore/remote"
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // breaking is the server's end of connections that break after a number of bytes, while on is set.
@@ -143,7 +144,7 @@ func TestLostAnswerOfADurablePut(t *testing.T) {
 			}
 			cut.Store(false)
 			// A connection that was being made may have been cut too.
-			eventually(t, "the peer answers", func() bool { return d.Check(t.Context(), s.Header.Key) == nil })
+			expect.Soon(t, "the peer answers", func() bool { return d.Check(t.Context(), s.Header.Key) == nil })
 			drivetest.WantRead(t, d, s)
 			must(t, s.Put(t.Context(), d))
 			list, err := d.Shards(t.Context(), 1)
@@ -175,7 +176,7 @@ func TestLatePutDoesNotUndoADelete(t *testing.T) {
 					}
 				})
 			}
-			eventually(t, "both puts are at the drive", func() bool { return m.Fired(memory.OpPut) == 2 })
+			expect.Soon(t, "both puts are at the drive", func() bool { return m.Fired(memory.OpPut) == 2 })
 			cancel()
 			puts.Wait()
 			must(t, d.Delete(t.Context(), []chunkstore.ShardKey{deleted.Header.Key}))
@@ -358,7 +359,7 @@ func TestForeignPeersAreRefused(t *testing.T) {
 						t.Errorf("%s: %v", call, err)
 					}
 				}
-				eventually(t, "the status tells why", func() bool { return errors.Is(d.Status().Down, c.want) })
+				expect.Soon(t, "the status tells why", func() bool { return errors.Is(d.Status().Down, c.want) })
 			})
 		}
 	}

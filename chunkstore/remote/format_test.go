@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,10 +18,8 @@ import (
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/chunkstore/erasure"
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/tests/expect"
 )
-
-// update rewrites the golden file. Protocol 1 never changes: it is for a new number.
-var update = flag.Bool("update", false, "write testdata anew")
 
 const goldenFile = "testdata/protocol1.golden"
 
@@ -90,18 +87,8 @@ func golden() []byte {
 // TestProtocol1IsWhatItWas holds encoders and decoders to the golden file: peers of different releases must
 // understand one another.
 func TestProtocol1IsWhatItWas(t *testing.T) {
-	if *update {
-		if err := os.WriteFile(goldenFile, golden(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b, err := os.ReadFile(goldenFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(b, golden()) {
-		t.Fatal("encoders write something else than protocol 1")
-	}
+	b := golden()
+	expect.Golden(t, "protocol1.golden", b)
 	f := frames{r: iotest.OneByteReader(bytes.NewReader(b))}
 	want := func(k kind, take func(*reader) any, values ...any) {
 		t.Helper()

@@ -18,22 +18,6 @@ import (
 	"github.com/holdfast/holdfast/cluster"
 )
 
-// eventually polls ok until it holds, and fails the test when it does not within half a minute.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(30 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			t.Fatalf("not within 30 s: %s", what)
-		}
-	}
-}
-
 // TestThousandsOfCallsLeaveNothingBehind: three thousand calls, a third of which are given up half way, on a peer with
 // memory for a few. All others succeed, and no goroutine, connection or buffer stays.
 func TestThousandsOfCallsLeaveNothingBehind(t *testing.T) {

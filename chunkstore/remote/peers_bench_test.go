@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/transport"
 	"github.com/holdfast/holdfast/cluster/trust"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // transfers sends requests as bodies to another peer.
@@ -70,7 +71,7 @@ func spread(b testing.TB, k *storetest.Kit, from int) {
 			far := remote.New(&http.Client{Transport: transfers{peer}}, "https://peer", d.ID(), remote.Options{Cluster: here, Peer: id})
 			b.Cleanup(func() { must(b, far.Close()) })
 			must(b, k.Set.Add(far))
-			eventually(b, "the drive is up", func() bool { return far.Status().Down == nil })
+			expect.Soon(b, "the drive is up", func() bool { return far.Status().Down == nil })
 		}
 	}
 }

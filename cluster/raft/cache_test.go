@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // TestWhatAKilledProcessLeftSurvivesAPowerLoss kills a host under load, opens it again, and cuts the power: what was
@@ -27,10 +28,10 @@ func TestWhatAKilledProcessLeftSurvivesAPowerLoss(t *testing.T) {
 		h := b.bootstrap(t)
 		first := startLoad(h, 4, 2*seed)
 		target := 100 + int(seed*37%200)
-		eventually(t, "load is acknowledged", func() bool { return first.count() >= target })
+		expect.Soon(t, "load is acknowledged", func() bool { return first.count() >= target })
 		if seed%3 == 0 { // the keeper stands between the name of a segment and its sync
 			hang := f.Inject(vfs.Rule{Op: vfs.OpSyncDir, Path: logDir, Hang: true})
-			eventually(t, "a segment is made", func() bool { return hang.Fired() > 0 })
+			expect.Soon(t, "a segment is made", func() bool { return hang.Fired() > 0 })
 		}
 		f = f.Kill()
 		first.end()
@@ -43,7 +44,7 @@ func TestWhatAKilledProcessLeftSurvivesAPowerLoss(t *testing.T) {
 		}
 		second := startLoad(h, 1+int(seed%4), 2*seed+1)
 		target = int(seed % 3 * 40)
-		eventually(t, "load is acknowledged again", func() bool { return second.count() >= target })
+		expect.Soon(t, "load is acknowledged again", func() bool { return second.count() >= target })
 		f = f.Crash()
 		second.end()
 		closeDead(t, h)
@@ -93,7 +94,7 @@ func TestASyncThatFailsOnEveryMirrorLosesNothingAcknowledged(t *testing.T) {
 			closeDead(t, h)
 			h = b.on(f).open(t)
 		}
-		eventually(t, "the host goes on", func() bool {
+		expect.Soon(t, "the host goes on", func() bool {
 			_, err := h.Group(1).Propose(testContext(t), fmt.Appendf(nil, "long%s", long))
 			return err == nil
 		})
@@ -128,7 +129,7 @@ func TestASegmentWhoseNameIsNotDurableTakesNoAppend(t *testing.T) {
 		h := b.bootstrap(t)
 		fault := f.Inject(vfs.Rule{Op: vfs.OpSyncDir, Path: logDir, Err: syscall.EIO})
 		l := startLoad(h, 4, seed)
-		eventually(t, "several segments are filled or the log ends", func() bool { return l.count() >= 1500 || h.Failed() != nil })
+		expect.Soon(t, "several segments are filled or the log ends", func() bool { return l.count() >= 1500 || h.Failed() != nil })
 		if fault.Fired() == 0 || l.count() == 0 {
 			t.Fatalf("%d syncs failed, %d commands were acknowledged", fault.Fired(), l.count())
 		}
@@ -179,7 +180,7 @@ func TestAWriteThatHungDoesNotComeLate(t *testing.T) {
 		}
 		tick.Stop()
 		fault.Clear()
-		eventually(t, "the host takes proposals again", func() bool {
+		expect.Soon(t, "the host takes proposals again", func() bool {
 			ctx, cancel := context.WithTimeout(testContext(t), time.Second)
 			defer cancel()
 			_, err := h.Group(1).Propose(ctx, []byte("after all"))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast/holdfast/cluster/kv"
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // TestPowerLossLosesNothingAcknowledged cuts the power of everything at once under load, 300 times: logs, checkpoints
@@ -30,7 +31,7 @@ func TestPowerLossLosesNothingAcknowledged(t *testing.T) {
 		for life := range 1 + int(seed%3) {
 			l := startLoad(h, 3, seed*10+uint64(life))
 			target := 5 + int(seed*7%60)
-			eventually(t, "load is acknowledged", func() bool { return l.count() >= target })
+			expect.Soon(t, "load is acknowledged", func() bool { return l.count() >= target })
 			if seed%5 == 0 {
 				if err := h.Checkpoint(testContext(t)); err != nil {
 					t.Fatal(err)
@@ -202,7 +203,7 @@ func TestStaleMirrorsAreNotTrusted(t *testing.T) {
 		propose(t, h, 1, fmt.Sprintf("new %d", i))
 		h.DriveDown(m.Drive)
 	}
-	eventually(t, "five mirrors again", func() bool { return len(h.Mirrors().Members) == 5 })
+	expect.Soon(t, "five mirrors again", func() bool { return len(h.Mirrors().Members) == 5 })
 	if s := h.Mirrors(); s.Tolerated < 2 {
 		t.Fatalf("with 4 of 12 gone: %+v", s)
 	}
@@ -283,17 +284,17 @@ func TestFailedSyncsLoseNothing(t *testing.T) {
 			l := startLoad(h, 4, 7)
 			for range 3 {
 				at := l.count()
-				eventually(t, "load goes on", func() bool { return l.count() >= at+100 })
+				expect.Soon(t, "load goes on", func() bool { return l.count() >= at+100 })
 				if err := h.Checkpoint(testContext(t)); err != nil && !errors.Is(err, ErrStopped) && !errors.Is(err, kv.ErrBroken) {
 					t.Logf("checkpoint: %v", err)
 				}
 			}
 			h.DriveDown(driveID(11)) // a new set is written on every drive
-			eventually(t, "the fault fires", func() bool { return fault.Fired() > 0 })
+			expect.Soon(t, "the fault fires", func() bool { return fault.Fired() > 0 })
 			at := l.count()
-			eventually(t, "load goes on after the fault", func() bool { return l.count() >= at+100 })
+			expect.Soon(t, "load goes on after the fault", func() bool { return l.count() >= at+100 })
 			l.end()
-			eventually(t, "five mirrors", func() bool { return len(h.Mirrors().Members) == 5 })
+			expect.Soon(t, "five mirrors", func() bool { return len(h.Mirrors().Members) == 5 })
 			fault.Clear()
 			list, err := items(h, 1)
 			if err != nil {
@@ -325,17 +326,17 @@ func TestMirrorsMayDieOneAfterAnother(t *testing.T) {
 	l := startLoad(h, 4, 3)
 	for i := range 6 {
 		at := l.count()
-		eventually(t, "load goes on", func() bool { return l.count() >= at+50 })
-		eventually(t, "five mirrors", func() bool { return len(h.Mirrors().Members) == 5 })
+		expect.Soon(t, "load goes on", func() bool { return l.count() >= at+50 })
+		expect.Soon(t, "five mirrors", func() bool { return len(h.Mirrors().Members) == 5 })
 		m := h.Mirrors().Members[i%5]
 		if err := f.Move(m.Dir, "/away"+m.Drive.String()); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the mirror is dropped", func() bool { return !slices.Contains(h.Mirrors().Members, m) })
+		expect.Soon(t, "the mirror is dropped", func() bool { return !slices.Contains(h.Mirrors().Members, m) })
 	}
 	at := l.count()
-	eventually(t, "load goes on", func() bool { return l.count() >= at+50 })
-	eventually(t, "five mirrors on six drives", func() bool { return len(h.Mirrors().Members) == 5 })
+	expect.Soon(t, "load goes on", func() bool { return l.count() >= at+50 })
+	expect.Soon(t, "five mirrors on six drives", func() bool { return len(h.Mirrors().Members) == 5 })
 	members := h.Mirrors().Members
 	for _, m := range members {
 		if err := f.Move(m.Dir, "/away"+m.Drive.String()); err != nil {
@@ -352,7 +353,7 @@ func TestMirrorsMayDieOneAfterAnother(t *testing.T) {
 		}
 		h.DriveUp(m)
 	}
-	eventually(t, "the host serves again", func() bool { return h.Failed() == nil })
+	expect.Soon(t, "the host serves again", func() bool { return h.Failed() == nil })
 	propose(t, h, 1, "get")
 	list, err := items(h, 1)
 	if err != nil {
@@ -381,7 +382,7 @@ func TestNothingIsAcknowledgedOnMovedDrivesAlone(t *testing.T) {
 	if got := h.Mirrors().Members; !slices.Contains(got, members[4]) || slices.Contains(got, members[0]) {
 		t.Fatalf("mirrors after four were moved away: %v", got)
 	}
-	eventually(t, "five mirrors", func() bool { return len(h.Mirrors().Members) == 5 })
+	expect.Soon(t, "five mirrors", func() bool { return len(h.Mirrors().Members) == 5 })
 	for _, m := range h.Mirrors().Members {
 		if err := f.Move(m.Dir, "/away"+m.Drive.String()); err != nil {
 			t.Fatal(err)
@@ -409,7 +410,7 @@ func TestAHungMirrorIsLeftBehind(t *testing.T) {
 	if slices.Contains(h.Mirrors().Members, m) {
 		t.Fatal("the hung mirror is still a member")
 	}
-	eventually(t, "five mirrors", func() bool { return len(h.Mirrors().Members) == 5 })
+	expect.Soon(t, "five mirrors", func() bool { return len(h.Mirrors().Members) == 5 })
 	propose(t, h, 1, "after")
 	fault.Clear()
 	wantItems(t, h, 1, []string{"before", "during", "after"})
@@ -451,7 +452,7 @@ func TestCheckpointsBoundTheLog(t *testing.T) {
 	b.config.CheckpointBytes = 4 * minSegment
 	h := b.bootstrap(t)
 	l := startLoad(h, 4, 3)
-	eventually(t, "the log lost its beginning", func() bool {
+	expect.Soon(t, "the log lost its beginning", func() bool {
 		c := h.core.Load()
 		c.log.mu.Lock()
 		defer c.log.mu.Unlock()

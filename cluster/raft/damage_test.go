@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // smallLog makes a host with few commands and closes it so that the log has no checkpoint. It returns the commands and
@@ -264,7 +265,7 @@ func TestDamagedCheckpointsAreRepaired(t *testing.T) {
 		h := b.on(part).open(t)
 		wantItems(t, h, 1, want)
 		for _, m := range hurt {
-			eventually(t, "the checkpoint is rewritten", func() bool {
+			expect.Soon(t, "the checkpoint is rewritten", func() bool {
 				data, err := vfs.ReadFile(part, name(m, 1), 1<<30)
 				return err == nil && slices.Equal(data, whole)
 			})
@@ -381,15 +382,15 @@ func TestABrokenStateIsRebuiltUnderLoad(t *testing.T) {
 	l := startLoad(h, 4, 5)
 	for range 5 {
 		at := l.count()
-		eventually(t, "load goes on", func() bool { return l.count() >= at+100 })
+		expect.Soon(t, "load goes on", func() bool { return l.count() >= at+100 })
 		fault := f.Inject(vfs.Rule{Op: vfs.OpWrite, Path: "/main/raft/state/", Times: 1, Err: errors.New("broken cable")})
-		eventually(t, "the fault fires", func() bool { return fault.Fired() > 0 })
+		expect.Soon(t, "the fault fires", func() bool { return fault.Fired() > 0 })
 		if _, err := h.Group(1).State().Get([]byte("m/1/count")); err != nil {
 			t.Fatalf("read while the state is rebuilt: %v", err)
 		}
 	}
 	at := l.count()
-	eventually(t, "load goes on", func() bool { return l.count() >= at+100 })
+	expect.Soon(t, "load goes on", func() bool { return l.count() >= at+100 })
 	l.end()
 	for _, err := range l.errs {
 		if !errors.Is(err, ErrUnknownOutcome) && !strings.Contains(err.Error(), "canceled") {

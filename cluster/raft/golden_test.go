@@ -6,21 +6,18 @@ import (
 	"compress/gzip"
 	"encoding/hex"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
 	"path"
-	"strings"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/tests/expect"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // TestFormatsStayAsTheyAre compares one of each structure with its golden file. A difference is a new format: it needs
 // a new magic, and this one must still be read.
@@ -64,20 +61,7 @@ func TestFormatsStayAsTheyAre(t *testing.T) {
 		"replicas":    replicas,
 		"batch":       goldenBatch(t, id),
 	} {
-		path := "testdata/" + name + ".golden"
-		got := hex.Dump(data)
-		if *update {
-			if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !strings.EqualFold(got, string(want)) {
-			t.Errorf("%s differs from its golden file", name)
-		}
+		expect.Golden(t, name+".golden", []byte(hex.Dump(data)))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // TestACheckpointGoesAroundAMirrorThatHangs hangs every operation on the checkpoints of one mirror, while nothing is
@@ -32,7 +33,7 @@ func TestACheckpointGoesAroundAMirrorThatHangs(t *testing.T) {
 	if fault.Fired() == 0 {
 		t.Fatal("nothing hung")
 	}
-	eventually(t, "another mirror takes its place", func() bool {
+	expect.Soon(t, "another mirror takes its place", func() bool {
 		members := h.Mirrors().Members
 		for _, m := range members {
 			if m == bad {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // scene is a leader A, two followers B and C, and a replica D whose part in the group changes, between which a test decides
@@ -40,7 +41,7 @@ func newScene(t *testing.T) *scene {
 	if err := errors.Join(s.d.Create(ctx, 1, 104), s.a.Group(1).AddLearner(ctx, 104)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the learner has caught up", func() bool { return s.a.CaughtUp(ctx, 1, 104) == nil })
+	expect.Soon(t, "the learner has caught up", func() bool { return s.a.CaughtUp(ctx, 1, 104) == nil })
 	t.Cleanup(s.close)
 	return s
 }
@@ -98,9 +99,9 @@ func (s *scene) play(half *Host, change func(ctx context.Context) error) (change
 	s.t.Cleanup(cancel)
 	done := make(chan error, 1)
 	go func() { done <- change(ctx) }()
-	eventually(s.t, "the change is in the log", func() bool { return s.durable(s.a) == s.before+1 })
+	expect.Soon(s.t, "the change is in the log", func() bool { return s.durable(s.a) == s.before+1 })
 	go func() { _, _ = s.a.Group(1).Propose(ctx, []byte("second")) }() // its leader is lost
-	eventually(s.t, "D has both", func() bool { return s.durable(s.d) == s.before+2 && s.durable(half) == s.before+1 })
+	expect.Soon(s.t, "D has both", func() bool { return s.durable(s.d) == s.before+2 && s.durable(half) == s.before+1 })
 	return done
 }
 
@@ -161,7 +162,7 @@ func TestAVoterThatDoesNotKnowItMayHaveTheLongestLog(t *testing.T) {
 		if err := <-changed; err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "B knows the voters", func() bool { return s.votes(s.b) })
+		expect.Soon(t, "B knows the voters", func() bool { return s.votes(s.b) })
 		if s.votes(s.c) || s.votes(s.d) || s.durable(s.d) != s.before+2 || s.durable(s.b) != s.before+1 || s.durable(s.c) != s.before {
 			t.Fatal("the scene is not what it should be")
 		}
@@ -178,13 +179,13 @@ func TestARemovedReplicaMayHaveTheLongestLog(t *testing.T) {
 		if err := s.a.Group(1).Promote(testContext(t), 104); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "all know the voters", func() bool { return s.votes(s.b) && s.votes(s.c) && s.votes(s.d) })
+		expect.Soon(t, "all know the voters", func() bool { return s.votes(s.b) && s.votes(s.c) && s.votes(s.d) })
 		changed := s.play(s.c, func(ctx context.Context) error { return s.a.Group(1).Remove(ctx, 104) })
 		s.release(func(to cluster.PeerID, _ *raftpb.Message) bool { return to == s.peer(s.d) }, s.c, s.d)
 		if err := <-changed; err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "D knows that it is out", func() bool { return !s.votes(s.d) })
+		expect.Soon(t, "D knows that it is out", func() bool { return !s.votes(s.d) })
 		if !s.votes(s.b) || !s.votes(s.c) || s.durable(s.d) != s.before+2 || s.durable(s.c) != s.before+1 || s.durable(s.b) != s.before {
 			t.Fatal("the scene is not what it should be")
 		}
@@ -208,15 +209,15 @@ func TestALearnerMayHaveTheFirstEntryOfANewLeader(t *testing.T) {
 		if err := s.a.Group(1).Promote(testContext(t), 104); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "C knows the voters, B has them", func() bool { return s.votes(s.c) && s.durable(s.b) == s.before+1 })
+		expect.Soon(t, "C knows the voters, B has them", func() bool { return s.votes(s.c) && s.durable(s.b) == s.before+1 })
 		s.net.setRule(func(from, to cluster.PeerID, m GroupMessage) bool {
 			kind := m.Message.GetType()
 			return from != a && to != a && (from != c || kind != raftpb.MsgPreVote) && (to != c || kind != raftpb.MsgApp)
 		})
 		s.b.Unreachable(a)
 		s.c.Unreachable(a)
-		eventually(t, "D has the first entry of B", func() bool { return s.durable(s.d) == s.before+2 })
-		eventually(t, "A leads no more", func() bool { return s.a.Group(1).Leader().Replica == 0 })
+		expect.Soon(t, "D has the first entry of B", func() bool { return s.durable(s.d) == s.before+2 })
+		expect.Soon(t, "A leads no more", func() bool { return s.a.Group(1).Leader().Replica == 0 })
 		if s.votes(s.b) || s.votes(s.d) || !s.votes(s.a) || s.durable(s.a) != s.before+1 || s.durable(s.c) != s.before+1 {
 			t.Fatal("the scene is not what it should be")
 		}
@@ -251,7 +252,7 @@ func TestHearsayMustBeOfTheSameEntry(t *testing.T) {
 			t.Error("D believed something that is wrong")
 		}
 		say(raftpb.MsgPreVoteResp, true, change, term)
-		eventually(t, "D knows that it votes", func() bool { return s.votes(s.d) })
+		expect.Soon(t, "D knows that it votes", func() bool { return s.votes(s.d) })
 		s.net.setRule(nil)
 		wantAlike(t, 1, s.all()...)
 	})

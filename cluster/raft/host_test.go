@@ -177,22 +177,6 @@ func wantItems(t testing.TB, h *Host, g GroupID, want []string) {
 	}
 }
 
-// eventually polls until a condition holds.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(20 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !condition() {
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 func TestProposalsAreAppliedOnceInOrder(t *testing.T) {
 	f := vfs.NewMemory(1)
 	b := newBench(t, f, 12)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // TestALearnerIsAddedInOneTermOnly adds a learner in a term that is over, and in the one that is not, and asks for it
@@ -34,7 +35,7 @@ func TestALearnerIsAddedInOneTermOnly(t *testing.T) {
 	if err := second.Create(ctx, 1, 102); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the learner has caught up", func() bool { return first.CaughtUp(ctx, 1, 102) == nil })
+	expect.Soon(t, "the learner has caught up", func() bool { return first.CaughtUp(ctx, 1, 102) == nil })
 	if err := second.CaughtUp(ctx, 1, 102); !errors.Is(err, ErrNotLeader) {
 		t.Fatalf("asked where nobody leads: %v", err)
 	}

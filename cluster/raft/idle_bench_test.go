@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // cpuTime is what this process has used of processors.
@@ -55,7 +56,7 @@ func BenchmarkIdle(b *testing.B) {
 		}
 		return n
 	}
-	eventually(b, "every group is led", func() bool { return led() == groups })
+	expect.Soon(b, "every group is led", func() bool { return led() == groups })
 	net.mu.Lock()
 	batches := net.batches
 	net.mu.Unlock()

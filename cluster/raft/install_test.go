@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // TestAnInstallHoldsUpNothingElse stops the filling of a state half-way. The host's other group works on, the group goes
@@ -42,14 +43,14 @@ func TestAnInstallHoldsUpNothingElse(t *testing.T) {
 					return yes
 				}
 			}
-			eventually(t, "the state is being filled", look(func(r *replica) bool { return r.filling && !r.caughtUp.Load() }))
-			eventually(t, "the filling is held up", func() bool { return fault.Fired() > 0 })
+			expect.Soon(t, "the state is being filled", look(func(r *replica) bool { return r.filling && !r.caughtUp.Load() }))
+			expect.Soon(t, "the filling is held up", func() bool { return fault.Fired() > 0 })
 			for i := range 20 {
 				propose(t, second, 5, fmt.Sprint("other group ", i))
 				want = append(want, fmt.Sprint("behind the snapshot ", i))
 				propose(t, first, 2, want[len(want)-1])
 			}
-			eventually(t, "the group goes on", look(func(r *replica) bool { return r.filling && r.handed >= pointOf(t, first, 2).index }))
+			expect.Soon(t, "the group goes on", look(func(r *replica) bool { return r.filling && r.handed >= pointOf(t, first, 2).index }))
 			short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 			defer cancel()
 			if err := second.Checkpoint(short); !errors.Is(err, context.DeadlineExceeded) {

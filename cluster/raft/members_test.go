@@ -13,12 +13,13 @@ import (
 
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // leaderOf finds the host that leads a group and knows it.
 func leaderOf(t testing.TB, g GroupID, hosts ...*Host) (leader *Host) {
 	t.Helper()
-	eventually(t, "somebody leads", func() bool {
+	expect.Soon(t, "somebody leads", func() bool {
 		for _, h := range hosts {
 			if m := h.Group(g); m != nil {
 				if _, err := m.Barrier(testContext(t)); err == nil {
@@ -55,7 +56,7 @@ func TestMembersChangeOneAtATime(t *testing.T) {
 	short, cancel := context.WithCancel(ctx)
 	first := make(chan error, 1)
 	go func() { first <- g.AddLearner(short, 104) }()
-	eventually(t, "the first change is under way", func() bool {
+	expect.Soon(t, "the first change is under way", func() bool {
 		under := false
 		c := leader.core.Load()
 		if err := c.ask(ctx, func() error { under = c.find(1).change != 0; return nil }); err != nil {
@@ -75,7 +76,7 @@ func TestMembersChangeOneAtATime(t *testing.T) {
 	}
 	retry := func(what string, change func(g Member) error) {
 		t.Helper()
-		eventually(t, what, func() bool {
+		expect.Soon(t, what, func() bool {
 			err := change(leaderOf(t, 1, hosts...).Group(1))
 			if err != nil && !errors.Is(err, ErrNotLeader) && !errors.Is(err, ErrChangeUnderWay) && !errors.Is(err, ErrUnknownOutcome) {
 				t.Fatalf("%s: %v", what, err)
@@ -118,7 +119,7 @@ func TestMirrorsFollowTheVoters(t *testing.T) {
 	hosts := []*Host{first}
 	check := func(voters int) {
 		t.Helper()
-		eventually(t, fmt.Sprintf("%d mirrors with %d voters", want[voters], voters), func() bool {
+		expect.Soon(t, fmt.Sprintf("%d mirrors with %d voters", want[voters], voters), func() bool {
 			s := first.Mirrors()
 			return s.Want == want[voters] && len(s.Members) == want[voters]
 		})
@@ -130,7 +131,7 @@ func TestMirrorsFollowTheVoters(t *testing.T) {
 		if err := errors.Join(h.Create(ctx, 1, id), g.AddLearner(ctx, id)); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the learner can be promoted", func() bool {
+		expect.Soon(t, "the learner can be promoted", func() bool {
 			err := g.Promote(ctx, id)
 			if err != nil && !errors.Is(err, ErrLearnerBehind) {
 				t.Fatal(err)
@@ -164,7 +165,7 @@ func TestLeadershipIsHandedOver(t *testing.T) {
 		if err := h.Group(1).Transfer(ctx, uint64(i+1)); !errors.Is(err, ErrNotLeader) {
 			t.Fatalf("transfer by a follower: %v", err)
 		}
-		eventually(t, "transfer", func() bool { return leaderOf(t, 1, hosts...).Group(1).Transfer(ctx, uint64(i+1)) == nil })
+		expect.Soon(t, "transfer", func() bool { return leaderOf(t, 1, hosts...).Group(1).Transfer(ctx, uint64(i+1)) == nil })
 		leader = h
 	}
 	if err := leaderOf(t, 1, hosts...).Group(1).Transfer(ctx, 77); !errors.Is(err, ErrTransfer) {
@@ -175,7 +176,7 @@ func TestLeadershipIsHandedOver(t *testing.T) {
 	closeHost(t, leader)
 	others := otherThan(hosts, leader)
 	// Those who are left know their new leader when Close returns, or as soon as its first words arrive.
-	eventually(t, "another leads", func() bool {
+	expect.Soon(t, "another leads", func() bool {
 		for _, h := range others {
 			if l := h.Group(1).Leader(); l.Replica != 0 && l.Term == term+1 {
 				return true

@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // pointOf is how far a group is applied on a host.
@@ -30,7 +31,7 @@ func pointOf(t testing.TB, h *Host, g GroupID) (point applied) {
 // wantAlike waits until a group is at the same point of history on all hosts.
 func wantAlike(t testing.TB, g GroupID, hosts ...*Host) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("group %d is alike on %d hosts", g, len(hosts)), func() bool {
+	expect.Soon(t, fmt.Sprintf("group %d is alike on %d hosts", g, len(hosts)), func() bool {
 		first := pointOf(t, hosts[0], g)
 		for _, h := range hosts[1:] {
 			if pointOf(t, h, g) != first {

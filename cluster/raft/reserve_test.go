@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // TestAFullDiskLeavesRoomForDeletes fills the file system: names stay readable and a few more commands pass, and all is
@@ -35,14 +36,14 @@ func fullDisk(t *testing.T, early bool) {
 	for i := range 50 {
 		say(fmt.Sprintf("before-%d", i))
 	}
-	eventually(t, "the reserve", h.reserved.Load)
+	expect.Soon(t, "the reserve", h.reserved.Load)
 	usage, err := f.Usage("/")
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.SetCapacity(max(1, usage.Total-usage.Free))
 	if early {
-		eventually(t, "the next segments to be made", func() bool { return late.Fired() >= 5 })
+		expect.Soon(t, "the next segments to be made", func() bool { return late.Fired() >= 5 })
 		late.Clear()
 	}
 	for i := range 40 {
@@ -53,7 +54,7 @@ func fullDisk(t *testing.T, early bool) {
 		t.Fatal("the reserve was not needed")
 	}
 	f.SetCapacity(0)
-	eventually(t, "a new reserve", func() bool { return !h.Scarce() && h.reserved.Load() })
+	expect.Soon(t, "a new reserve", func() bool { return !h.Scarce() && h.reserved.Load() })
 	say("after")
 	wantItems(t, h, 1, want)
 	closeHost(t, h)

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/kv"
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // alone bootstraps a peer that is the only voter of groups 1 and 2.
@@ -93,12 +94,12 @@ func TestALearnerGetsTheStateAndGrowsUp(t *testing.T) {
 	net.attach(2, second)
 	wantAlike(t, 2, first, second)
 	wantItems(t, second, 2, want)
-	eventually(t, "the learner takes over", func() bool { return g.Transfer(ctx, 102) == nil })
+	expect.Soon(t, "the learner takes over", func() bool { return g.Transfer(ctx, 102) == nil })
 	if err := g.Remove(ctx, 1); !leaderHint(err, 102) {
 		t.Fatalf("remove by a follower: %v", err)
 	}
 	add(10, second)
-	eventually(t, "the first is removed", func() bool {
+	expect.Soon(t, "the first is removed", func() bool {
 		err := second.Group(2).Remove(ctx, 1)
 		if err != nil && !errors.Is(err, ErrChangeUnderWay) {
 			t.Fatal(err)
@@ -320,7 +321,7 @@ func TestSnapshotsAreKeptAsLongAsTheLogNeedsThem(t *testing.T) {
 		if err := f.RemoveAll(m.Dir); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "five mirrors", func() bool { return len(h.Mirrors().Members) == 5 })
+		expect.Soon(t, "five mirrors", func() bool { return len(h.Mirrors().Members) == 5 })
 	}
 	if n := files(f); n != 5 {
 		t.Fatalf("the snapshot is on %d mirrors, want 5", n)
@@ -338,7 +339,7 @@ func TestSnapshotsAreKeptAsLongAsTheLogNeedsThem(t *testing.T) {
 	_ = h.Close()
 	b.config.CheckpointBytes = 2000
 	h = b.open(t)
-	eventually(t, "the snapshot is gone", func() bool { return files(f) == 0 })
+	expect.Soon(t, "the snapshot is gone", func() bool { return files(f) == 0 })
 	if n := len(h.core.Load().keptFiles()); n != keptCheckpoints {
 		t.Errorf("%d files are kept", n)
 	}

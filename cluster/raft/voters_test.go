@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // network carries messages and snapshots between hosts of one process. A host that is cut off gets none.
@@ -163,7 +164,7 @@ func threeBenches(t testing.TB, net *network, groups ...GroupID) (benches []*ben
 // say proposes through whoever leads, and retries what certainly was not accepted.
 func say(t testing.TB, g GroupID, command string, among ...*Host) (leader *Host) {
 	t.Helper()
-	eventually(t, "a leader accepts "+command, func() bool {
+	expect.Soon(t, "a leader accepts "+command, func() bool {
 		for _, h := range among {
 			_, err := h.Group(g).Propose(testContext(t), []byte(command))
 			if err == nil {
@@ -216,7 +217,7 @@ func TestThreeVotersSurviveTheLossOfOne(t *testing.T) {
 	want = append(want, "third")
 	say(t, 1, "third", others...) // the old leader may not know yet that it is none
 	for i, h := range hosts {
-		eventually(t, fmt.Sprintf("host %d has everything", i+1), func() bool {
+		expect.Soon(t, fmt.Sprintf("host %d has everything", i+1), func() bool {
 			list, err := items(h, 1)
 			return err == nil && len(list) == len(want)
 		})
@@ -285,6 +286,6 @@ func TestAHeartbeatBeyondTheLogIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "the sound heartbeat is taken", func() bool { return h.Group(1).Leader() == Leader{Replica: 2, Term: 9} })
+	expect.Soon(t, "the sound heartbeat is taken", func() bool { return h.Group(1).Leader() == Leader{Replica: 2, Term: 9} })
 	closeHost(t, h)
 }

@@ -4,13 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -18,9 +15,8 @@ import (
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/kv"
 	"github.com/holdfast/holdfast/cluster/raft"
+	"github.com/holdfast/holdfast/tests/expect"
 )
-
-var update = flag.Bool("update", false, "write the golden file")
 
 // frameOf is a whole frame.
 func frameOf(kind byte, payload []byte) []byte {
@@ -55,19 +51,7 @@ func TestBytesStayAsTheyWere(t *testing.T) {
 	for _, name := range names {
 		fmt.Fprintf(&have, "%s: %x\n", name, frames[name])
 	}
-	path := filepath.Join("testdata", "format-1.golden")
-	if *update {
-		if err := os.WriteFile(path, have.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(have.Bytes(), want) {
-		t.Fatalf("%s is otherwise now:\n%s", path, have.String())
-	}
+	expect.Golden(t, "format-1.golden", have.Bytes())
 }
 
 // TestErrorsKeepTheirMeaning sends every sentinel, alone and wrapped, and what has no number.

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -16,9 +14,8 @@ import (
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/transport"
 	"github.com/holdfast/holdfast/cluster/trust"
+	"github.com/holdfast/holdfast/tests/expect"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // detailed is an error with something to say to programs.
 type detailed struct{ detail []byte }
@@ -123,19 +120,7 @@ func TestMergeRefusesWhatIsNoTable(t *testing.T) {
 
 func TestAWireErrorStaysAsItIs(t *testing.T) {
 	got := testSentinels.Encode(fmt.Errorf("read chunk 7: %w: %w", errGone, detailed{[]byte{0, 1, 254, 255}})) + "\n"
-	const path = "testdata/error.golden"
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("got %swant %s: a new form needs a new format number", got, want)
-	}
+	expect.Golden(t, "error.golden", []byte(got))
 }
 
 func FuzzDecodeError(f *testing.F) {

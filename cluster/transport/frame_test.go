@@ -4,15 +4,13 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
-	"flag"
 	"io"
-	"os"
 	"runtime"
 	"testing"
 	"testing/iotest"
-)
 
-var updateFrames = flag.Bool("update-frames", false, "write the golden file of frames")
+	"github.com/holdfast/holdfast/tests/expect"
+)
 
 // encode is a stream of these messages.
 func encode(messages ...[]byte) []byte {
@@ -40,20 +38,7 @@ func decode(r io.Reader) (messages [][]byte, err error) {
 }
 
 func TestAStreamStaysAsItIs(t *testing.T) {
-	got := hex.Dump(encode([]byte("first"), nil, []byte{0, 255}))
-	const path = "testdata/stream.golden"
-	if *updateFrames {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("got\n%swant\n%sa new form needs a new format number", got, want)
-	}
+	expect.Golden(t, "stream.golden", []byte(hex.Dump(encode([]byte("first"), nil, []byte{0, 255}))))
 }
 
 func TestFramesComeBackAsTheyWent(t *testing.T) {

@@ -276,22 +276,6 @@ func wantTook(t testing.TB, begin time.Time, want time.Duration) {
 	}
 }
 
-// eventually polls.
-func eventually(t testing.TB, what string, done func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
-	ticker := time.NewTicker(5 * time.Millisecond)
-	defer ticker.Stop()
-	for !done() {
-		select {
-		case <-ticker.C:
-		case <-deadline.C:
-			t.Fatalf("it never came to be: %s", what)
-		}
-	}
-}
-
 // world is two sites in a bubble: a calls b over a network of memory.
 type world struct {
 	*testing.T

@@ -19,6 +19,7 @@ import (
 
 	"github.com/holdfast/holdfast/cluster/transport"
 	"github.com/holdfast/holdfast/cluster/trust"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // knock says what came of a call with a client's configuration: an answer, or the error.
@@ -149,7 +150,7 @@ func TestServerRefusesWhoMayNotCall(t *testing.T) {
 				t.Errorf("answer %s", response.Status)
 			}
 			to.wantCounts(t, map[trust.Reason]uint64{test.want: 1})
-			eventually(t, "the refusal is logged", func() bool { return to.log.lines("level=WARN") == 1 })
+			expect.Soon(t, "the refusal is logged", func() bool { return to.log.lines("level=WARN") == 1 })
 			to.clock.ahead.Store(0)
 			wantServes(t, r, to)
 		})
@@ -192,7 +193,7 @@ func TestPlainTextIsCutOffWithoutAWord(t *testing.T) {
 			t.Error(err)
 		}
 		want := uint64(count + 1)
-		eventually(t, "it is counted", func() bool { return to.trust.Refusals().Of(trust.ErrOtherProtocol) == want })
+		expect.Soon(t, "it is counted", func() bool { return to.trust.Refusals().Of(trust.ErrOtherProtocol) == want })
 	}
 	to.wantCounts(t, map[trust.Reason]uint64{trust.ErrOtherProtocol: 4})
 	wantServes(t, r, to)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast/holdfast/cluster/transport"
 	"github.com/holdfast/holdfast/cluster/trust"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // both runs a test by each way to call, over TCP.
@@ -219,7 +220,7 @@ func TestStopIsBoundedInTime(t *testing.T) {
 			})
 		}
 	}
-	eventually(t, "the calls are under way", func() bool { return started.Load() == 4 })
+	expect.Soon(t, "the calls are under way", func() bool { return started.Load() == 4 })
 	begin := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
@@ -353,8 +354,8 @@ func TestManyStrangersCostLittle(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "all were refused", func() bool { return to.trust.Refusals().Of(trust.ErrOtherProtocol) == count })
-	eventually(t, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before+2 })
+	expect.Soon(t, "all were refused", func() bool { return to.trust.Refusals().Of(trust.ErrOtherProtocol) == count })
+	expect.Soon(t, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before+2 })
 	if lines := to.log.lines("level=WARN"); lines != 1 {
 		t.Errorf("%d lines about one stranger, want 1", lines)
 	}

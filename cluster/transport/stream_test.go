@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast/holdfast/cluster/transport"
 	"github.com/holdfast/holdfast/cluster/trust"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // mailbox keeps what an inlet received.
@@ -127,12 +128,12 @@ func TestStreamsOverTCP(t *testing.T) {
 			t.Fatalf("message %d was dropped", n)
 		}
 	}
-	eventually(t, "all arrive", func() bool { return box.count() == count })
+	expect.Soon(t, "all arrive", func() bool { return box.count() == count })
 	box.wantAscending(t)
 	if !stream.Send(numbered(count, transport.MaxFrame)) {
 		t.Fatal("the longest message was dropped")
 	}
-	eventually(t, "the longest arrives", func() bool { return box.count() == count+1 })
+	expect.Soon(t, "the longest arrives", func() bool { return box.count() == count+1 })
 	if stream.Send(make([]byte, transport.MaxFrame+1)) {
 		t.Error("a message beyond the longest was taken")
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast/holdfast/cmd/holdfast/admin"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // lockedBuffer takes the output of a server that runs in another goroutine.
@@ -100,20 +101,7 @@ func (w *world) start() *server {
 
 func (s *server) waitUp() {
 	s.w.t.Helper()
-	poll(s.w.t, "up to come up", func() bool { return strings.Contains(s.out.String(), "Ctrl-C stops it") })
-}
-
-func poll(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited too long for %s", what)
-		}
-		<-ticker.C
-	}
+	expect.Soon(s.w.t, "up to come up", func() bool { return strings.Contains(s.out.String(), "Ctrl-C stops it") })
 }
 
 // try runs a command and returns its output and exit code.
@@ -386,7 +374,7 @@ func TestWaitingForDrivesIsSaid(t *testing.T) {
 		}
 		return response.StatusCode, string(body)
 	}
-	poll(t, "the reason", func() bool {
+	expect.Soon(t, "the reason", func() bool {
 		_, text := get("/-/health/ready")
 		return strings.Contains(text, "5 of 12 drives are not here")
 	})

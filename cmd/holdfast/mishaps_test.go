@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // A server that loses a fifth drive while it runs goes on with what it can, and status says which part that is.
@@ -29,7 +31,7 @@ func TestFifthLossWhileServing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	poll(t, "the loss to be said", func() bool {
+	expect.Soon(t, "the loss to be said", func() bool {
 		out, _, code := w.try("status")
 		return code == exitUnsound && strings.Contains(out, "NOT READY: 5 of 12 drives are not here") &&
 			strings.Contains(out, "SOME CANNOT BE READ NOW") && strings.Contains(out, "2 objects")
@@ -43,7 +45,7 @@ func TestFifthLossWhileServing(t *testing.T) {
 	if err := os.Rename(drive(2)+".away", drive(2)); err != nil {
 		t.Fatal(err)
 	}
-	poll(t, "readiness", func() bool {
+	expect.Soon(t, "readiness", func() bool {
 		out, _, _ := w.try("status")
 		return strings.Contains(out, "  ready, not whole")
 	})

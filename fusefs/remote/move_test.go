@@ -17,17 +17,8 @@ import (
 	"github.com/holdfast/holdfast/fusefs/remote"
 	"github.com/holdfast/holdfast/fusefs/tree"
 	"github.com/holdfast/holdfast/metadata"
+	"github.com/holdfast/holdfast/tests/expect"
 )
-
-// poll waits until ok says so.
-func poll(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); <-time.After(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not after 20 s", what)
-		}
-	}
-}
 
 func TestAMountThatIsToldOfOneGatewayLearnsTheOthers(t *testing.T) {
 	g := newSeveral(t, 3, metadata.VersioningEnabled, func(g *several) {
@@ -77,7 +68,7 @@ func TestAMountWaitsForTheFirstGatewayThatComesBack(t *testing.T) {
 			p.close()
 		}
 	}
-	poll(t, "all are dead", func() bool { return last.is() == dies })
+	expect.Soon(t, "all are dead", func() bool { return last.is() == dies })
 	before := l.done.Load()
 	<-time.After(3 * stall)
 	if n := l.done.Load() - before; n > int64(len(l.programs)) {
@@ -125,7 +116,7 @@ func TestTheGatewayThatWasLeftEndsNothing(t *testing.T) {
 	left.set(hangs)
 	now := g.used(c)
 	left.set(passes)
-	poll(t, "the gateway that was left forgets the session", func() bool { return !left.service.Knows(c) })
+	expect.Soon(t, "the gateway that was left forgets the session", func() bool { return !left.service.Knows(c) })
 	if !now.service.Knows(c) {
 		t.Error("the gateway in use does not know the session")
 	}
@@ -162,8 +153,8 @@ func TestASessionEndsWithItsLeaseInTheNames(t *testing.T) {
 	go func() { ran <- g.kit.Catalog.Run(ctx) }()
 	opens := g.opens.Load()
 	g.kit.Clock.Advance(2 * remote.Lease)
-	poll(t, "what was synced is published", func() bool { return len(versions(t, g.kit, g.bucket)) == 1 })
-	poll(t, "the mount begins another session", func() bool { return g.opens.Load() > opens }) // with its next renewal
+	expect.Soon(t, "what was synced is published", func() bool { return len(versions(t, g.kit, g.bucket)) == 1 })
+	expect.Soon(t, "the mount begins another session", func() bool { return g.opens.Load() > opens }) // with its next renewal
 	if _, err := c.Publish(t.Context(), tree.File{Key: "g", Inode: 8, Data: []byte("x")}); err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +194,7 @@ func TestAGatewayThatThinksForLongIsNotLeft(t *testing.T) {
 		_, err := c.Publish(t.Context(), tree.File{Key: "f", Inode: 7, Data: []byte("x")})
 		done <- err
 	}()
-	poll(t, "the publish begins", func() bool { return publishes.Load() > 0 })
+	expect.Soon(t, "the publish begins", func() bool { return publishes.Load() > 0 })
 	<-time.After(8 * stall)
 	close(free)
 	if err := <-done; err != nil {
@@ -278,7 +269,7 @@ func TestNewDataIsSentAgain(t *testing.T) {
 			written := make(chan error, 1)
 			go func() { written <- writeFile(t.Context(), tr, "big", body) }()
 			// Once the first part is on its way.
-			poll(t, "a part is on its way", func() bool { return at.taken.Load() > 1<<20 })
+			expect.Soon(t, "a part is on its way", func() bool { return at.taken.Load() > 1<<20 })
 			lost := at.lost.Load()
 			at.set(f)
 			if err := <-written; err != nil {

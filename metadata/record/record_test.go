@@ -3,18 +3,16 @@ package record
 import (
 	"bytes"
 	"encoding/hex"
-	"flag"
 	"fmt"
 	"os"
 	"sort"
 	"strings"
 	"testing"
 
+	"github.com/holdfast/holdfast/tests/expect"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 func anyKey(t *rapid.T, name string) string {
 	return string(rapid.SliceOfN(rapid.SampledFrom([]byte{0, 1, 2, '/', 'a', 0xfe, 0xff}), 0, 8).Draw(t, name))
@@ -167,19 +165,7 @@ func TestGolden(t *testing.T) {
 		}
 		fmt.Fprintf(&b, "%-14s key %s value %s\n", s.name, hex.EncodeToString(s.key), hex.EncodeToString(value))
 	}
-	const file = "testdata/format1.golden"
-	if *update {
-		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if b.String() != string(want) {
-		t.Errorf("rows are\n%s\nwant\n%s", b.String(), want)
-	}
+	expect.Golden(t, "format1.golden", []byte(b.String()))
 }
 
 // TestFormatDocumentNamesEveryFamily keeps FORMAT.md and the constants together.

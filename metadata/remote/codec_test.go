@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -15,9 +12,8 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/metadata"
+	"github.com/holdfast/holdfast/tests/expect"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // filled makes a value in which every field is set, each to something of its own.
 func filled[T any]() T {
@@ -228,26 +224,7 @@ func golden() []byte {
 
 // TestBytesStayAsTheyWere compares every byte of the protocol with the golden file of its format.
 func TestBytesStayAsTheyWere(t *testing.T) {
-	path := filepath.Join("testdata", "format-1.golden")
-	have := golden()
-	if *update {
-		if err := os.WriteFile(path, have, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(have, want) {
-		haveLines, wantLines := strings.Split(string(have), "\n"), strings.Split(string(want), "\n")
-		for i := range min(len(haveLines), len(wantLines)) {
-			if haveLines[i] != wantLines[i] {
-				t.Fatalf("line %d of %s:\n%s\nnow\n%s", i+1, path, wantLines[i], haveLines[i])
-			}
-		}
-		t.Fatalf("%s has %d lines, now %d", path, len(wantLines), len(haveLines))
-	}
+	expect.Golden(t, "format-1.golden", golden())
 }
 
 // FuzzMessages wants of every byte string that decodes, as whatever message, that it is the one encoding of what it says.

@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast/holdfast/cluster/trust"
 	"github.com/holdfast/holdfast/cluster/vfs"
 	"github.com/holdfast/holdfast/cmd/holdfast/admin"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // joinerConfig is a second peer's, with four drives.
@@ -45,14 +46,14 @@ func joinTo(t *testing.T, first *Peer, n int, fsys vfs.FS) *Peer {
 		t.Fatal(err)
 	}
 	ready(t, p)
-	poll(t, "the peer to serve", func() bool { return len(p.notReady()) == 0 && p.RootKey() != nil })
+	expect.Soon(t, "the peer to serve", func() bool { return len(p.notReady()) == 0 && p.RootKey() != nil })
 	return p
 }
 
 // voters waits until the tablet has so many.
 func voters(t *testing.T, p *Peer, want int) {
 	t.Helper()
-	poll(t, fmt.Sprintf("%d voters", want), func() bool {
+	expect.Soon(t, fmt.Sprintf("%d voters", want), func() bool {
 		st, err := source{p, p.core.Load()}.Status(t.Context())
 		if err != nil {
 			return false
@@ -112,7 +113,7 @@ func TestAPeerThatLeadsStops(t *testing.T) {
 	}
 	p1 = start(t, disk)
 	defer stop(t, p1)
-	poll(t, "the peer to serve again", func() bool { return len(p1.notReady()) == 0 })
+	expect.Soon(t, "the peer to serve again", func() bool { return len(p1.notReady()) == 0 })
 	wantRead(t, p1, "a", testBody)
 	voters(t, p1, 3)
 }
@@ -160,7 +161,7 @@ func TestAJoinSurvivesPowerLossAnywhere(t *testing.T) {
 			m := vfs.NewMemory(uint64(100 + i))
 			power := m.Inject(vfs.Rule{After: i * step, Err: vfs.ErrPowerLost})
 			if p, err := Start(t.Context(), joinerConfig(2, token), testSeams(m)); err == nil {
-				poll(t, "the peer to notice", func() bool { return p.core.Load() != nil || len(p.whyNot()) > 0 })
+				expect.Soon(t, "the peer to notice", func() bool { return p.core.Load() != nil || len(p.whyNot()) > 0 })
 				if err := p.Close(); err == nil {
 					finished.Add(1)
 				}
@@ -174,10 +175,10 @@ func TestAJoinSurvivesPowerLossAnywhere(t *testing.T) {
 			}
 			defer stop(t, p2)
 			ready(t, p2)
-			poll(t, "the peer to serve", func() bool { return len(p2.notReady()) == 0 && p2.RootKey() != nil })
+			expect.Soon(t, "the peer to serve", func() bool { return len(p2.notReady()) == 0 && p2.RootKey() != nil })
 			keep(t, p2, "a", testBody)
 			wantRead(t, p1, "a", testBody)
-			poll(t, "the first peer to know the second", func() bool { m := p1.topology(); return len(m.Members()) > 1 })
+			expect.Soon(t, "the first peer to know the second", func() bool { m := p1.topology(); return len(m.Members()) > 1 })
 			if m := p1.topology(); len(m.Members()) != 2 || len(m.Drives) != testDrives+4 {
 				t.Errorf("the cluster has %d peers and %d drives", len(m.Members()), len(m.Drives))
 			}
@@ -204,7 +205,7 @@ func TestAPeerFindsItselfOnItsDrives(t *testing.T) {
 	}
 	defer stop(t, p2)
 	ready(t, p2)
-	poll(t, "the peer to serve", func() bool { return len(p2.notReady()) == 0 && p2.RootKey() != nil })
+	expect.Soon(t, "the peer to serve", func() bool { return len(p2.notReady()) == 0 && p2.RootKey() != nil })
 	if p2.id() != id {
 		t.Errorf("it became peer %v, and was %v", p2.id(), id)
 	}
@@ -285,9 +286,9 @@ func TestADrainedPeerCanBeRemoved(t *testing.T) {
 	if err := act(admin.Drain, false); err != nil {
 		t.Fatal(err)
 	}
-	poll(t, "the peer to be empty", func() bool { return act(admin.Remove, false) == nil })
+	expect.Soon(t, "the peer to be empty", func() bool { return act(admin.Remove, false) == nil })
 	wantRead(t, p1, "a", testBody)
-	poll(t, "the peer to be refused", func() bool {
+	expect.Soon(t, "the peer to be refused", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err := p2.core.Load().root.Rows(ctx, root.Keys, "", "", 0)

@@ -22,6 +22,7 @@ import (
 	"github.com/holdfast/holdfast/fusefs/remote"
 	"github.com/holdfast/holdfast/metadata"
 	"github.com/holdfast/holdfast/multipart"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // testDrives is how many drives the peers of these tests have.
@@ -119,20 +120,6 @@ func wantRead(t *testing.T, p *Peer, key string, want []byte) {
 	}
 }
 
-// poll waits for what happens in the background.
-func poll(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
-	ticker := time.NewTicker(10 * time.Millisecond)
-	defer ticker.Stop()
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited too long for %s", what)
-		}
-		<-ticker.C
-	}
-}
-
 var testBody = bytes.Repeat([]byte("holdfast"), 100_000)
 
 func TestRestartKeepsClusterKeysAndObjects(t *testing.T) {
@@ -189,7 +176,7 @@ func TestFirstStartSurvivesPowerLossAnywhere(t *testing.T) {
 			m := vfs.NewMemory(uint64(100 + i))
 			power := m.Inject(vfs.Rule{After: at, Err: vfs.ErrPowerLost})
 			if p, err := Start(t.Context(), testConfig(), testSeams(m)); err == nil {
-				poll(t, "the peer to notice", func() bool {
+				expect.Soon(t, "the peer to notice", func() bool {
 					return p.core.Load() != nil || len(p.whyNot()) > 0
 				})
 				if err := p.Close(); err == nil || power.Fired() == 0 {
@@ -255,7 +242,7 @@ func TestUpToFourDrivesMayBeMissingAndMoreAreWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stop(t, p)
-	poll(t, "a reason", func() bool { return len(p.whyNot()) > 0 })
+	expect.Soon(t, "a reason", func() bool { return len(p.whyNot()) > 0 })
 	if reasons := strings.Join(p.notReady(), " "); !strings.Contains(reasons, "5 of 12 drives are not here") || p.core.Load() != nil {
 		t.Errorf("with five drives missing the peer says %q", reasons)
 	}
@@ -283,7 +270,7 @@ func TestUpToFourDrivesMayBeMissingAndMoreAreWaitedFor(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	poll(t, "the drives to come back", func() bool { return len(p.drives.All()) == testDrives })
+	expect.Soon(t, "the drives to come back", func() bool { return len(p.drives.All()) == testDrives })
 }
 
 func TestADriveThatHangsHoldsNothingUp(t *testing.T) {
@@ -303,7 +290,7 @@ func TestADriveThatHangsHoldsNothingUp(t *testing.T) {
 		t.Errorf("the drives are: %s", text)
 	}
 	hang.Clear()
-	poll(t, "the drive to come back", func() bool { return len(p.drives.All()) == testDrives })
+	expect.Soon(t, "the drive to come back", func() bool { return len(p.drives.All()) == testDrives })
 }
 
 func TestBlankAndForeignDrivesAreLeftAlone(t *testing.T) {
@@ -428,7 +415,7 @@ func TestBlankDrivesOfAKnownClusterAreNoFirstStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stop(t, p)
-	poll(t, "a reason", func() bool { return len(p.whyNot()) > 0 })
+	expect.Soon(t, "a reason", func() bool { return len(p.whyNot()) > 0 })
 	for n := 1; n <= 12; n++ {
 		if entries, err := m.ReadDir(drivePath(n)); err != nil || len(entries) != 0 {
 			t.Fatalf("blank drive %d got %d entries: %v", n, len(entries), err)
