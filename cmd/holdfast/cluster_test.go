@@ -114,6 +114,36 @@ func (s *clusterWorld) column(n int, args ...string) []string {
 	return cells
 }
 
+// A peer whose record is gone from everywhere, or damaged everywhere, ends with the reason, and the cluster has no other
+// peer by it.
+func TestAServerThatLostItsCertificateEnds(t *testing.T) {
+	s := &clusterWorld{world: world{t: t, dir: t.TempDir()}, stops: map[string]func(){}}
+	first := s.begin("alder", "north", "", 6)
+	s.env = map[string]string{"HOLDFAST_ENDPOINT": first, "HOLDFAST_DIR": filepath.Join(s.dir, "alder")}
+	s.begin("birch", "south", s.token(), 2)
+	s.stops["birch"]()
+	records, err := filepath.Glob(filepath.Join(s.dir, "birch*", "*", "peer"))
+	if records = append(records, filepath.Join(s.dir, "birch", "peer")); err != nil || len(records) != 3 {
+		t.Fatalf("%q, %v", records, err)
+	}
+	server := []string{"server", "--name", "birch", "--zone", "south", "--s3", freePort(t), "--peer", freePort(t), "--memory", "64MiB",
+		"--dir", filepath.Join(s.dir, "birch"), "--drives", s.drive("birch", "{1...2}")}
+	for _, spoil := range []func(name string) error{
+		func(name string) error { return os.WriteFile(name, []byte("{}"), 0o600) },
+		os.Remove,
+	} {
+		for _, name := range records {
+			if err := spoil(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.fails(exitError, "no record of this peer can be used", server...)
+	}
+	if st := s.status(); len(st.Peers) != 2 {
+		t.Errorf("the cluster has %d peers", len(st.Peers))
+	}
+}
+
 // Three peers, from the first to the removal of the second, as an operator sees them.
 func TestCommandsAgainstACluster(t *testing.T) {
 	s := &clusterWorld{world: world{t: t, dir: t.TempDir()}, stops: map[string]func(){}}

@@ -142,9 +142,12 @@ func runServer(ctx context.Context, s *session, o *serverOptions) error {
 	if _, err := fmt.Fprintf(s.out, "holdfast %s serves S3 at %s; keys in %s\n", version, p.Endpoint(), peer.CredentialsPath(p.Dir())); err != nil {
 		return errors.Join(err, p.Close())
 	}
-	<-ctx.Done()
+	select {
+	case <-ctx.Done():
+	case <-p.Failed():
+	}
 	log.Info("stopping")
-	return p.Close()
+	return errors.Join(p.Err(), p.Close())
 }
 
 // readJoin reads a token, from a file when the text says so. Once the peer is in a cluster the file may be gone.

@@ -8,13 +8,67 @@ import (
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/join"
 	"github.com/holdfast/holdfast/cluster/raft"
+	"github.com/holdfast/holdfast/cluster/replicas"
 	"github.com/holdfast/holdfast/cluster/root"
 	"github.com/holdfast/holdfast/cluster/topology"
 )
 
-// errLostSelf says that nothing here tells who this peer is, although its drives belong to a cluster of several.
-var errLostSelf = errors.New("the record of this peer is gone, from the data directory and from all of its drives: " +
-	"ask for a token (holdfast cluster token) and start it with --join")
+// Errors of a peer that does not know who it is. It never becomes another one: it ends.
+var (
+	// errLostSelf says that nothing here tells who this peer is, although its drives belong to a cluster of several.
+	errLostSelf = errors.New("no record of this peer can be used, neither in the data directory nor on any of its drives: " +
+		"ask another peer for a token (holdfast cluster token) and start this one with --join; it stays the peer that it was")
+	// errOtherSelf says that the record is not of the peer that the drives are of.
+	errOtherSelf = errors.New("the record of this peer is another one's: take it out of the data directory, and start again")
+)
+
+// hopeless says that nothing which this peer waits for would help it.
+func hopeless(err error) bool {
+	return errors.Is(err, errLostSelf) || errors.Is(err, errOtherSelf) || errors.Is(err, join.ErrRemoved)
+}
+
+// know finds out who this peer is before it has connections, and whether its drives agree.
+func (p *Peer) know(ctx context.Context, host *raft.Host, forming *plan) error {
+	if p.self.Load() == nil { // the drive that tells may have come since the start
+		own, err := p.loadSelf()
+		if err != nil {
+			return err
+		}
+		p.self.Store(own)
+	}
+	if p.self.Load() == nil {
+		if err := p.become(ctx, host, forming); err != nil {
+			return p.lost(err)
+		}
+	}
+	replicasHere, err := host.Replicas()
+	if err != nil {
+		return err
+	}
+	own := p.self.Load()
+	for group, replica := range replicasHere {
+		if of := replicas.PeerNumber(replica); of != own.number {
+			return fmt.Errorf("%w: it is of peer %d, %v, and the %s on these drives of peer %d", errOtherSelf, own.number, own.id, groupNames[group], of)
+		}
+	}
+	return nil
+}
+
+// lost says what is wrong with the records that there are. While a drive is not here it may have a good one.
+func (p *Peer) lost(err error) error {
+	if !errors.Is(err, errLostSelf) {
+		return err
+	}
+	for _, s := range p.slots {
+		if state := s.look(); state.kind != slotUp {
+			return fmt.Errorf("no drive that is here has the record of this peer, and %s is %s", s.path, state.kind)
+		}
+	}
+	for _, why := range p.unusable {
+		err = fmt.Errorf("%w; %w", err, why)
+	}
+	return err
+}
 
 // become finds out who this peer is when nothing here says so: it makes a cluster at its first start, gives a cluster
 // that is older than peers were what it lacks, and gets a peer that is alone its certificate again when it lost it.

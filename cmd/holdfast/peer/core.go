@@ -82,10 +82,8 @@ func (p *Peer) openCore(ctx context.Context) (_ *core, err error) {
 		return nil, err
 	}
 	p.host.Store(c.host)
-	if p.self.Load() == nil {
-		if err := p.become(ctx, c.host, forming); err != nil {
-			return nil, err
-		}
+	if err := p.know(ctx, c.host, forming); err != nil {
+		return nil, err
 	}
 	if err := c.connect(); err != nil {
 		return nil, err

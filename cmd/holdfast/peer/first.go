@@ -32,6 +32,7 @@ import (
 const (
 	formingFile = "forming"
 	clusterFile = "cluster"
+	stateDir    = "state"
 )
 
 // plan is what a first start will make.
@@ -248,6 +249,16 @@ func clusterOf(states map[string]slotState) (cluster.ClusterID, error) {
 		ErrClusters, total, len(counts))
 }
 
+// foreign says that every drive is of another cluster than the data directory, so that waiting would not help.
+func (p *Peer) foreign() error {
+	for _, s := range p.slots {
+		if s.look().kind != slotForeign {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: data directory %s is of cluster %v, and all of the drives are of others", ErrClusters, p.config.Dir, p.cluster)
+}
+
 // form begins a first start, or takes up one that was cut off. It returns nil when neither is the case.
 func (p *Peer) form() (*plan, error) {
 	fsys := p.seams.FS
@@ -302,7 +313,8 @@ func writeIdentity(fsys vfs.FS, forming *plan, d planDrive) error {
 }
 
 // isFirstStart tells whether nothing at all is here: no cluster in DIR, no identity on any drive. A drive that cannot
-// be read might carry one, so it is an error.
+// be read might carry one, so it is an error. So is a data directory that a peer left: it was in a cluster, and its
+// drives may only not be mounted.
 func (p *Peer) isFirstStart() (bool, error) {
 	if p.cluster != (cluster.ClusterID{}) {
 		return false, nil
@@ -330,6 +342,15 @@ func (p *Peer) isFirstStart() (bool, error) {
 				return false, fmt.Errorf("%w: drive %s is not empty and holds no drive: it would not be touched; empty it or name another",
 					ErrConfig, dir)
 			}
+		}
+	}
+	for _, left := range []string{selfFile, stateDir} {
+		switch _, err := p.seams.FS.Stat(path.Join(p.config.Dir, left)); {
+		case err == nil:
+			return false, fmt.Errorf("%w: data directory %s is of a peer that was in a cluster (it holds %q), and its drives are blank: "+
+				"are they mounted? To make a new cluster, or to join as a new peer, name an empty one", ErrConfig, p.config.Dir, left)
+		case !errors.Is(err, fs.ErrNotExist):
+			return false, fmt.Errorf("first start: %w", err)
 		}
 	}
 	return true, nil

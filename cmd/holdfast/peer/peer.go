@@ -77,6 +77,8 @@ type Peer struct {
 	// wire is there before there are connections, watcher and host are nil before there is a core.
 	wire *raftWire
 	self atomic.Pointer[self]
+	// unusable says of each record of this peer that could not be used why. Only who loads them touches it.
+	unusable []error
 	// changing makes one change of self, or of DIR/cluster, wait for the other; it is held while files are written.
 	changing sync.Mutex
 	// adding makes one new drive wait for the other, so that they get different names; it is held while one is written.
@@ -93,6 +95,10 @@ type Peer struct {
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
 
+	// failed is closed when the peer cannot go on; failure says why, from then on.
+	failed  chan struct{}
+	failure error
+
 	mu      sync.Mutex
 	reasons []string // why there is no core
 }
@@ -105,7 +111,7 @@ func Start(ctx context.Context, config Config, seams Seams) (*Peer, error) {
 	}
 	p := &Peer{
 		config: config, seams: seams, log: seams.Log, started: seams.Now(), scheme: "http",
-		drives: chunkstore.NewDrives(), ready: make(chan struct{}), wire: new(raftWire),
+		drives: chunkstore.NewDrives(), ready: make(chan struct{}), failed: make(chan struct{}), wire: new(raftWire),
 	}
 	if p.seams.Network == nil {
 		p.seams.Network = transport.TCP{}
@@ -133,6 +139,11 @@ func Start(ctx context.Context, config Config, seams Seams) (*Peer, error) {
 			p.wait.Wait()
 			return nil, errors.Join(ctx.Err(), p.release())
 		}
+	}
+	if err := p.foreign(); err != nil {
+		cancel()
+		p.wait.Wait()
+		return nil, errors.Join(err, p.release())
 	}
 	p.wait.Go(func() { p.supervise(life) })
 	p.wait.Go(func() { p.serve() })
@@ -211,11 +222,26 @@ func (p *Peer) closeDrives() error {
 	return errors.Join(errs...)
 }
 
-// WaitReady waits until the peer serves, or until ctx ends: then with the error of ctx.
+// Failed is closed when the peer cannot go on, however long it waits; Err then says why. It still has to be closed.
+func (p *Peer) Failed() <-chan struct{} { return p.failed }
+
+// Err says why the peer cannot go on, nil while it can.
+func (p *Peer) Err() error {
+	select {
+	case <-p.failed:
+		return p.failure
+	default:
+		return nil
+	}
+}
+
+// WaitReady waits until the peer serves. It ends early with the error of a peer that cannot go on, or of ctx.
 func (p *Peer) WaitReady(ctx context.Context) error {
 	select {
 	case <-p.ready:
 		return nil
+	case <-p.failed:
+		return p.failure
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -327,6 +353,8 @@ func (p *Peer) supervise(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-p.failed:
+			return
 		case <-changed:
 		case <-ticker.C:
 		}
@@ -346,6 +374,10 @@ func (p *Peer) step(ctx context.Context) {
 	if err != nil {
 		if ctx.Err() == nil {
 			p.setReasons(oneLine(err))
+		}
+		if hopeless(err) {
+			p.failure = err
+			close(p.failed)
 		}
 		return
 	}

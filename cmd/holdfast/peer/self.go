@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/holdfast/holdfast/cluster"
@@ -102,7 +103,24 @@ func decodeSelf(text []byte, id cluster.ClusterID) (*self, error) {
 		}
 		s.gossip = append(s.gossip, membership.Key(key))
 	}
-	return s, nil
+	return s, s.check(id)
+}
+
+// check refuses a record whose parts are not of one peer of this cluster. Whether the certificate has expired is not
+// asked: a peer that was off for long is still who it was.
+func (s *self) check(id cluster.ClusterID) error {
+	switch holder := s.credentials.Identity(); {
+	case s.credentials.Cluster() != id || holder.Peer != s.id || !holder.Roles.Any(trust.RolePeer):
+		return fmt.Errorf("record of peer %v with the %v of cluster %v", s.id, s.credentials, s.credentials.Cluster())
+	case s.number == 0:
+		return errors.New("record of a peer without a number")
+	case len(s.gossip) == 0 || slices.Contains(s.gossip, membership.Key{}):
+		return errors.New("record without a gossip key")
+	}
+	if _, err := trust.NewStore(trust.Config{Credentials: s.credentials, List: s.trusted}); err != nil {
+		return fmt.Errorf("record whose authority did not certify it: %w", err)
+	}
+	return nil
 }
 
 // newer says that a record was written after another one: certificates are renewed and the topology's epoch grows.
@@ -119,6 +137,7 @@ func (p *Peer) loadSelf() (*self, error) {
 		return nil, nil
 	}
 	var newest *self
+	p.unusable = nil
 	for _, dir := range append([]string{p.config.Dir}, p.config.Drives...) {
 		text, err := inTime(func() ([]byte, error) { return vfs.ReadFile(p.seams.FS, path.Join(dir, selfFile), maxSmall) })
 		if errors.Is(err, fs.ErrNotExist) {
@@ -129,7 +148,8 @@ func (p *Peer) loadSelf() (*self, error) {
 			found, err = decodeSelf(text, p.cluster)
 		}
 		if err != nil {
-			p.log.Warn("a record of this peer cannot be read; others will do", "dir", dir, "err", err)
+			p.log.Warn("a record of this peer cannot be used; others will do", "dir", dir, "err", err)
+			p.unusable = append(p.unusable, fmt.Errorf("%s: %w", path.Join(dir, selfFile), err))
 			continue
 		}
 		if newest != nil && newest.id != found.id {
