@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -231,6 +232,9 @@ func TestEachRouteAsksForItsRoles(t *testing.T) {
 		}
 	}
 	to.wantCounts(t, map[trust.Reason]uint64{trust.ErrWrongRole: refused})
+	if all := to.server.Routes(); !slices.Equal(all, []string{"GET /-/ping", "POST /admins", "POST /both", "POST /nobody", "POST /peers"}) {
+		t.Errorf("the routes are %q", all)
+	}
 }
 
 // TestAnotherPeerAtTheAddressIsRefused is about the other end: who answers must be the peer that was meant.

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/holdfast/holdfast/cluster/trust"
@@ -37,6 +39,9 @@ func (s *Server) mux(routes []Route, inlets []Inlet) (handler http.Handler, err 
 	mux.Handle("/", s.guard(Route{Pattern: "/", Handler: http.NotFoundHandler()}))
 	return mux, nil
 }
+
+// Routes are the patterns of all that may be called here, those of streams and of the ping too, in order.
+func (s *Server) Routes() []string { return slices.Sorted(maps.Keys(s.policy)) }
 
 func ping(w http.ResponseWriter, _ *http.Request) error {
 	w.WriteHeader(http.StatusNoContent)

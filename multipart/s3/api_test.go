@@ -517,6 +517,9 @@ func TestReservedPathsStandBehindTheDoor(t *testing.T) {
 	if a := k.do(request{"POST", "/-/who/me", map[string]string{"X-Amz-Content-Sha256": sha("other")}, []byte("body")}); !strings.Contains(a.body, "XAmzContentSHA256Mismatch") {
 		t.Errorf("false body: %s", a.body)
 	}
+	if all := k.s3.Reserved(); !slices.Equal(all, []string{"/-/health/live", "/-/who/"}) {
+		t.Errorf("reserved are %q", all)
+	}
 	for _, bad := range []func(){func() { k.s3.Reserve("/x", http.NotFoundHandler(), true) }, func() { k.s3.Reserve("/-/who/", http.NotFoundHandler(), true) }} {
 		func() {
 			defer func() {

@@ -103,6 +103,15 @@ func (s *Server) Reserve(prefix string, h http.Handler, open bool) {
 	s.reserved = append(s.reserved, reservation{prefix, h, open})
 }
 
+// Reserved are the paths that Reserve took, in the order of its calls.
+func (s *Server) Reserved() []string {
+	var prefixes []string
+	for _, r := range s.reserved {
+		prefixes = append(prefixes, r.prefix)
+	}
+	return prefixes
+}
+
 // findReserved finds the longest reservation that covers a path.
 func (s *Server) findReserved(path string) (found reservation) {
 	for _, r := range s.reserved {
