@@ -33,7 +33,7 @@ unit: build ## the packages' own tests
 	go test -timeout 10m $$(go list ./... | grep -v /tests)
 
 clients: build ## the running binary: real clients, mounts, kill -9, moved drives
-	HOLDFAST_BIN=$(CURDIR)/$(BIN) go test -count=1 -p 1 -timeout 15m ./tests/...
+	HOLDFAST_BIN=$(CURDIR)/$(BIN) go test -count=1 -p 2 -timeout 15m ./tests/...
 
 crash: build ## the long forms of the crash tests: 50 kills, 1000 power cuts, all 793 sets of lost drives (about 20 minutes)
 	HOLDFAST_LONG=1 HOLDFAST_BIN=$(CURDIR)/$(BIN) go test -count=1 -p 1 -timeout 60m ./chunkstore/... ./cluster/... ./multipart ./tests/crash
