@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/holdfast/holdfast/cluster/wire"
 	"golang.org/x/sync/semaphore"
 )
 
@@ -45,9 +46,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // the caller has gone
 	}
 	defer h.memory.Release(r.ContentLength)
-	kind, question, err := readFrame(r.Body, maxQuestion)
+	kind, question, err := frameFormat.Read(r.Body, nil, maxQuestion)
 	if err == nil && kind != kindQuestion {
-		err = fmt.Errorf("%w: a question of kind %d", errFrame, kind)
+		err = fmt.Errorf("%w: a question of kind %d", wire.ErrMalformed, kind)
 	}
 	var ask asked
 	if err == nil {
@@ -97,16 +98,16 @@ func respond(w http.ResponseWriter, ask asked, ctx context.Context) {
 		rows = nil
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
-	frame := beginFrame(nil)
+	frame := frameFormat.Begin(nil)
 	for i, row := range rows {
 		frame = row.encode(frame)
 		if len(frame) < rowsFrame && i < len(rows)-1 {
 			continue
 		}
-		if _, err := w.Write(endFrame(frame, kindRows)); err != nil {
+		if _, err := w.Write(frameFormat.End(frame, kindRows)); err != nil {
 			return
 		}
-		frame = beginFrame(frame)
+		frame = frameFormat.Begin(frame[:0])
 	}
-	_, _ = w.Write(endFrame(answer{err, first}.encode(frame), kindAnswer))
+	_, _ = w.Write(frameFormat.End(answer{err, first}.encode(frame), kindAnswer))
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/cluster/transport"
+	"github.com/holdfast/holdfast/cluster/wire"
 )
 
 // stall is how long a question to another peer goes on while no byte moves: longer than any write of a drive that
@@ -42,7 +43,7 @@ type remote struct {
 
 // Propose implements Seat.
 func (s *remote) Propose(ctx context.Context, command []byte) (uint64, error) {
-	_, first, err := s.ask(ctx, proposePath, append(beginFrame(nil), command...))
+	_, first, err := s.ask(ctx, proposePath, append(frameFormat.Begin(nil), command...))
 	if err == nil || errors.As(err, new(*remoteError)) || notSent(err) {
 		return first, err
 	}
@@ -57,19 +58,19 @@ func notSent(err error) bool {
 
 // Row implements Seat.
 func (s *remote) Row(ctx context.Context, kind Kind, name string) (Row, error) {
-	rows, _, err := s.ask(ctx, rowPath, appendText(append(beginFrame(nil), byte(kind)), name))
+	rows, _, err := s.ask(ctx, rowPath, appendText(append(frameFormat.Begin(nil), byte(kind)), name))
 	switch {
 	case err != nil:
 		return Row{}, err
 	case len(rows) != 1 || rows[0].Kind != kind || rows[0].Name != name:
-		return Row{}, fmt.Errorf("%s%s: %w: %d rows, not the one asked for", s.base, rowPath, errFrame, len(rows))
+		return Row{}, fmt.Errorf("%s%s: %w: %d rows, not the one asked for", s.base, rowPath, wire.ErrMalformed, len(rows))
 	}
 	return rows[0], nil
 }
 
 // Rows implements Seat.
 func (s *remote) Rows(ctx context.Context, q Query) ([]Row, error) {
-	rows, _, err := s.ask(ctx, rowsPath, q.encode(beginFrame(nil)))
+	rows, _, err := s.ask(ctx, rowsPath, q.encode(frameFormat.Begin(nil)))
 	return rows, err
 }
 
@@ -82,9 +83,9 @@ func (s *remote) ask(ctx context.Context, procedure string, frame []byte) ([]Row
 	caller := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	dog := time.AfterFunc(stall, func() { cancel(errStalled) })
-	defer dog.Stop()
-	rows, a, err := s.exchange(ctx, procedure, endFrame(frame, kindQuestion), dog)
+	watch := wire.NewWatch(stall, func() { cancel(errStalled) })
+	defer watch.End()
+	rows, a, err := s.exchange(ctx, procedure, frameFormat.End(frame, kindQuestion), watch)
 	if err == nil {
 		return rows, a.first, a.err
 	}
@@ -94,9 +95,9 @@ func (s *remote) ask(ctx context.Context, procedure string, frame []byte) ([]Row
 	return nil, 0, fmt.Errorf("%s%s: %w", s.base, procedure, err)
 }
 
-// exchange is a question and its answer. The dog is put off with every piece of either.
-func (s *remote) exchange(ctx context.Context, procedure string, frame []byte, dog *time.Timer) (rows []Row, a answer, err error) {
-	question := moving{bytes.NewReader(frame), dog}
+// exchange is a question and its answer. The watch is told of every piece of either.
+func (s *remote) exchange(ctx context.Context, procedure string, frame []byte, watch *wire.Watch) (rows []Row, a answer, err error) {
+	question := watch.Reader(bytes.NewReader(frame))
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.base+procedure, question)
 	if err != nil {
 		return nil, answer{}, fmt.Errorf("%w: %w", errStatus, err)
@@ -107,7 +108,7 @@ func (s *remote) exchange(ctx context.Context, procedure string, frame []byte, d
 	if err != nil {
 		return nil, answer{}, err
 	}
-	body := moving{response.Body, dog}
+	body := watch.Reader(response.Body)
 	defer func() { _ = response.Body.Close() }() // read to its end or given up
 	if response.StatusCode != http.StatusOK {
 		return nil, answer{}, refusal(response.StatusCode, body)
@@ -134,8 +135,10 @@ func refusal(status int, body io.Reader) error {
 func readAnswer(body io.Reader) (rows []Row, a answer, err error) {
 	size := 0
 	for {
-		kind, payload, err := readFrame(body, maxAnswer)
+		kind, payload, err := frameFormat.Read(body, nil, maxAnswer) // rows keep its memory
 		switch {
+		case err == io.EOF:
+			return nil, answer{}, io.ErrUnexpectedEOF
 		case err != nil:
 			return nil, answer{}, err
 		case kind == kindAnswer:
@@ -145,7 +148,7 @@ func readAnswer(body io.Reader) (rows []Row, a answer, err error) {
 			}
 			return rows, a, err
 		case kind != kindRows || len(payload) == 0:
-			return nil, answer{}, fmt.Errorf("%w: an answer of kind %d", errFrame, kind)
+			return nil, answer{}, fmt.Errorf("%w: an answer of kind %d", wire.ErrMalformed, kind)
 		}
 		known := len(rows)
 		if rows, err = decodeRows(rows, payload); err != nil {
@@ -155,22 +158,7 @@ func readAnswer(body io.Reader) (rows []Row, a answer, err error) {
 			size += row.cost()
 		}
 		if size > maxRows {
-			return nil, answer{}, fmt.Errorf("%w: more than %d MiB of rows", errFrame, maxRows>>20)
+			return nil, answer{}, fmt.Errorf("%w: more than %d MiB of rows", wire.ErrMalformed, maxRows>>20)
 		}
 	}
-}
-
-// moving puts a timer off with every piece that is read.
-type moving struct {
-	r   io.Reader
-	dog *time.Timer
-}
-
-// Read implements io.Reader.
-func (m moving) Read(b []byte) (int, error) {
-	n, err := m.r.Read(b)
-	if n > 0 {
-		m.dog.Reset(stall)
-	}
-	return n, err
 }

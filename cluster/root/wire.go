@@ -3,14 +3,12 @@ package root
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"hash/crc32"
-	"io"
 	"math"
 
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/kv"
 	"github.com/holdfast/holdfast/cluster/raft"
+	"github.com/holdfast/holdfast/cluster/wire"
 )
 
 // PathPrefix is where a Handler answers: the protocol's format number stands in it.
@@ -31,10 +29,8 @@ const (
 )
 
 const (
-	frameMagic  = "HR"
-	frameFormat = 1
-	// frameHead is the head in bytes: magic (2), format (1), kind (1), length (4), CRC32C (4).
-	frameHead = 12
+	// frameHead is the head of a frame in bytes: its magic has 2.
+	frameHead = 2 + wire.Overhead
 	// rowsFrame is about how many bytes of rows go into one frame.
 	rowsFrame = 64 << 10
 	// maxQuestion is the largest question in bytes: a command.
@@ -48,8 +44,7 @@ const (
 )
 
 var (
-	errFrame   = errors.New("malformed frame")
-	errDamaged = errors.New("frame does not match its CRC32C")
+	frameFormat = wire.Format{Magic: "HR", Number: 1}
 	// errElsewhere is an error of another peer that has no number on the wire: only its text came.
 	errElsewhere = errors.New("error of another peer")
 )
@@ -69,54 +64,6 @@ var sentinels = [...]struct {
 	{7, raft.ErrLogLost},
 	{8, raft.ErrTooLarge},
 	{9, kv.ErrBroken},
-}
-
-// castagnoli is CRC32C, which processors compute by themselves.
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// beginFrame leaves room for a head.
-func beginFrame(b []byte) []byte { return append(b[:0], make([]byte, frameHead)...) }
-
-// endFrame fills the head in: what stands behind it is the payload.
-func endFrame(b []byte, kind byte) []byte {
-	copy(b, frameMagic)
-	b[2], b[3] = frameFormat, kind
-	binary.LittleEndian.PutUint32(b[4:], uint32(len(b)-frameHead))
-	binary.LittleEndian.PutUint32(b[8:], frameSum(b[:8], b[frameHead:]))
-	return b
-}
-
-// frameSum covers the head before it and the payload.
-func frameSum(head, payload []byte) uint32 {
-	return crc32.Update(crc32.Checksum(head, castagnoli), castagnoli, payload)
-}
-
-// readFrame reads a frame whose payload has up to limit bytes. It takes memory as bytes arrive, not as the head promises.
-func readFrame(r io.Reader, limit int64) (kind byte, payload []byte, err error) {
-	var head [frameHead]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return 0, nil, fmt.Errorf("head of a frame: %w", err)
-	}
-	size := int64(binary.LittleEndian.Uint32(head[4:]))
-	switch {
-	case string(head[:2]) != frameMagic:
-		return 0, nil, fmt.Errorf("%w: magic %x", errFrame, head[:2])
-	case head[2] != frameFormat:
-		return 0, nil, fmt.Errorf("%w: format %d, this program knows %d", errFrame, head[2], frameFormat)
-	case size > limit:
-		return 0, nil, fmt.Errorf("%w: %d bytes, at most %d", errFrame, size, limit)
-	}
-	payload, err = io.ReadAll(io.LimitReader(r, size))
-	if err == nil && int64(len(payload)) < size {
-		err = io.ErrUnexpectedEOF
-	}
-	if err != nil {
-		return 0, nil, fmt.Errorf("frame of %d bytes: %w", size, err)
-	}
-	if frameSum(head[:8], payload) != binary.LittleEndian.Uint32(head[8:]) {
-		return 0, nil, errDamaged
-	}
-	return head[3], payload, nil
 }
 
 // encode writes kind (byte), prefix and after with their lengths, and max.

@@ -15,12 +15,13 @@ import (
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/kv"
 	"github.com/holdfast/holdfast/cluster/raft"
+	"github.com/holdfast/holdfast/cluster/wire"
 	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // frameOf is a whole frame.
 func frameOf(kind byte, payload []byte) []byte {
-	return endFrame(append(beginFrame(nil), payload...), kind)
+	return frameFormat.End(append(frameFormat.Begin(nil), payload...), kind)
 }
 
 // samples are one frame of everything that goes between peers.
@@ -210,7 +211,7 @@ func TestAnswersThatAreNoneAreLost(t *testing.T) {
 		}
 	}
 	two := answering(append(bytes.Clone(frames["rows"]), frames["answer"]...))
-	if _, err := Remote(two, "http://peer").Row(t.Context(), Peers, "p1"); !errors.Is(err, errFrame) {
+	if _, err := Remote(two, "http://peer").Row(t.Context(), Peers, "p1"); !errors.Is(err, wire.ErrMalformed) {
 		t.Errorf("two rows for one: %v", err)
 	}
 	if rows, err := Remote(two, "http://peer").Rows(t.Context(), Query{Kind: Peers}); err != nil || len(rows) != 2 {
@@ -269,13 +270,13 @@ func FuzzAnswer(f *testing.F) {
 		if err != nil {
 			return
 		}
-		frame := beginFrame(nil)
+		frame := frameFormat.Begin(nil)
 		for _, row := range rows {
 			frame = row.encode(frame)
 		}
 		var again []byte
 		if len(rows) > 0 {
-			again = append(again, endFrame(frame, kindRows)...)
+			again = append(again, frameFormat.End(frame, kindRows)...)
 		}
 		again = append(again, frameOf(kindAnswer, a.encode(nil))...)
 		rowsAgain, aAgain, err := readAnswer(bytes.NewReader(again))

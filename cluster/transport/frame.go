@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+
+	"github.com/holdfast/holdfast/cluster/wire"
 )
 
 // streamMagic begins a stream of messages; its last digit is the format.
@@ -16,9 +18,6 @@ const MaxFrame = 16 << 20
 
 // frameHead is the length and the checksum before a message.
 const frameHead = 8
-
-// firstRead is how much is set aside for a message before any of it came: a length alone costs no memory.
-const firstRead = 256 << 10
 
 // keptBuffer is the longest buffer that is kept for the next message: one large message should not cost its length for
 // the life of the stream.
@@ -77,27 +76,14 @@ func (f *frameReader) next() ([]byte, error) {
 	return message, nil
 }
 
-// read reads length bytes, into memory that grows with what has come.
+// read reads length bytes into the buffer.
 func (f *frameReader) read(length int) ([]byte, error) {
 	if cap(f.buffer) > keptBuffer {
 		f.buffer = nil
 	}
-	message := f.buffer[:0]
-	for len(message) < length {
-		if len(message) == cap(message) {
-			grown := make([]byte, len(message), min(length, max(2*cap(message), min(firstRead, length))))
-			copy(grown, message)
-			message = grown
-		}
-		part := message[len(message):min(length, cap(message))]
-		n, err := io.ReadFull(f.r, part)
-		message = message[:len(message)+n]
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			return nil, err
-		}
+	message, err := wire.Payload(f.r, f.buffer, length)
+	if err != nil {
+		return nil, err
 	}
 	f.buffer = message
 	return message, nil

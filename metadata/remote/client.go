@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/cluster/raft"
+	"github.com/holdfast/holdfast/cluster/wire"
 	"github.com/holdfast/holdfast/metadata"
 )
 
@@ -51,8 +52,8 @@ type exchange struct {
 	caller context.Context
 	cancel context.CancelCauseFunc
 	ctx    context.Context
-	// watchdog gives the exchange up when nothing moves for the client's stall.
-	watchdog *time.Timer
+	// watch gives the exchange up when nothing moves for the client's stall.
+	watch *wire.Watch
 	// sent is set once a connection has the question.
 	sent atomic.Bool
 	body io.ReadCloser
@@ -66,7 +67,7 @@ func (c *Client) begin(ctx context.Context, name string, writes bool, frame []by
 		return nil, fmt.Errorf("%s: question of %d bytes, at most %d: %w", name, len(frame), maxQuestion, metadata.ErrTooLarge)
 	}
 	x.ctx, x.cancel = context.WithCancelCause(ctx)
-	x.watchdog = time.AfterFunc(c.stall, func() { x.cancel(ErrStalled) })
+	x.watch = wire.NewWatch(c.stall, func() { x.cancel(ErrStalled) })
 	traced := httptrace.WithClientTrace(x.ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { x.sent.Store(true) }})
 	r, err := http.NewRequestWithContext(traced, http.MethodPost, c.base+PathPrefix+name, nil)
 	if err != nil {
@@ -75,7 +76,7 @@ func (c *Client) begin(ctx context.Context, name string, writes bool, frame []by
 	}
 	r.ContentLength = int64(len(frame))
 	// The transport asks for the body again only when it wrote nothing of it to a connection that had gone stale.
-	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(moving{bytes.NewReader(frame), x}), nil }
+	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(x.watch.Reader(bytes.NewReader(frame))), nil }
 	r.Body, _ = r.GetBody() // never fails
 	r.Header.Set("Content-Type", "application/octet-stream")
 	response, err := c.http.Do(r)
@@ -94,26 +95,11 @@ func (c *Client) begin(ctx context.Context, name string, writes bool, frame []by
 
 // end frees what the exchange holds.
 func (x *exchange) end() {
-	x.watchdog.Stop()
+	x.watch.End()
 	x.cancel(nil)
 	if x.body != nil {
 		_ = x.body.Close() // read to its end or given up
 	}
-}
-
-// moving puts the watchdog off with every piece of a question or an answer.
-type moving struct {
-	r io.Reader
-	x *exchange
-}
-
-// Read implements io.Reader.
-func (m moving) Read(b []byte) (int, error) {
-	n, err := m.r.Read(b)
-	if n > 0 {
-		m.x.watchdog.Reset(m.x.c.stall)
-	}
-	return n, err
 }
 
 // refused reads a status that is not 200. The handler gives these before it calls anything.
@@ -152,7 +138,7 @@ func (x *exchange) failure(err error) error {
 // next reads the next frame that is more than a sign of life.
 func (x *exchange) next() (kind byte, d *decoder, err error) {
 	for {
-		kind, x.buf, err = readFrame(moving{x.body, x}, x.buf, maxAnswer)
+		kind, x.buf, err = frameFormat.Read(x.watch.Reader(x.body), x.buf, maxAnswer)
 		switch {
 		case errors.Is(err, io.EOF):
 			return 0, nil, x.failure(io.ErrUnexpectedEOF)
@@ -161,7 +147,7 @@ func (x *exchange) next() (kind byte, d *decoder, err error) {
 		case kind == kindItems || kind == kindAnswer:
 			return kind, newDecoder(x.buf), nil
 		case kind != kindAlive:
-			return 0, nil, x.failure(fmt.Errorf("%w: an answer of kind %d", errFrame, kind))
+			return 0, nil, x.failure(fmt.Errorf("%w: an answer of kind %d", wire.ErrMalformed, kind))
 		}
 	}
 }
@@ -188,7 +174,7 @@ func (p *procedure[Q, A]) frame(ctx context.Context, buf []byte, q *Q) []byte {
 		frame, kind = ops.append(frame, &op), kindWrite
 	}
 	frame = p.question.append(frame, q)
-	endFrame(frame, kind)
+	frameFormat.End(frame, kind)
 	return frame
 }
 
@@ -203,7 +189,7 @@ func ask[Q, A any](ctx context.Context, c *Client, p *procedure[Q, A], q *Q) (an
 	defer x.end()
 	kind, d, err := x.next()
 	if err == nil && kind != kindAnswer {
-		err = x.failure(fmt.Errorf("%w: an answer of kind %d", errFrame, kind))
+		err = x.failure(fmt.Errorf("%w: an answer of kind %d", wire.ErrMalformed, kind))
 	}
 	if err != nil {
 		return answer, err
@@ -226,7 +212,7 @@ func ask[Q, A any](ctx context.Context, c *Client, p *procedure[Q, A], q *Q) (an
 // each calls fn with every item of a stream. An error of fn ends it and is returned as it is. fn may take its time.
 func each[Q, T any](ctx context.Context, c *Client, s *stream[Q, T], q *Q, fn func(*T) error) error {
 	frame := s.question.append(beginFrame(nil), q)
-	endFrame(frame, kindQuestion)
+	frameFormat.End(frame, kindQuestion)
 	x, err := c.begin(ctx, s.name, false, frame)
 	if err != nil {
 		return err
@@ -248,7 +234,7 @@ func each[Q, T any](ctx context.Context, c *Client, s *stream[Q, T], q *Q, fn fu
 			x.drain()
 			return remoteErr
 		}
-		x.watchdog.Stop()
+		x.watch.Pause()
 		for len(d.b) > 0 {
 			item := new(T)
 			if err := s.item.read(d, item); err != nil {
@@ -258,7 +244,7 @@ func each[Q, T any](ctx context.Context, c *Client, s *stream[Q, T], q *Q, fn fu
 				return err
 			}
 		}
-		x.watchdog.Reset(c.stall)
+		x.watch.Moved()
 	}
 }
 

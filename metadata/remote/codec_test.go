@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast/holdfast/cluster/wire"
 	"github.com/holdfast/holdfast/metadata"
 	"github.com/holdfast/holdfast/tests/expect"
 )
@@ -215,7 +216,7 @@ func golden() []byte {
 		fmt.Fprintf(&b, "%s: %x\n", s.name, s.bytes)
 	}
 	frame := append(beginFrame(nil), "payload"...)
-	endFrame(frame, kindQuestion)
+	frameFormat.End(frame, kindQuestion)
 	fmt.Fprintf(&b, "frame of a question: %x\n", frame)
 	op := metadata.WithOp(context.Background(), metadata.Op{Session: 3, Seq: 300})
 	fmt.Fprintf(&b, "frame of a write with an Op: %x\n", deleteRow.frame(op, nil, &metadata.Row{Key: []byte("key")}))
@@ -244,16 +245,16 @@ func FuzzMessages(f *testing.F) {
 // FuzzFrames reads frames off any bytes.
 func FuzzFrames(f *testing.F) {
 	frame := append(beginFrame(nil), "payload"...)
-	endFrame(frame, kindAnswer)
+	frameFormat.End(frame, kindAnswer)
 	f.Add(frame)
 	f.Add(append(frame[:frameHead:frameHead], "paymoad"...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		kind, payload, err := readFrame(bytes.NewReader(b), nil, 1<<20)
+		kind, payload, err := frameFormat.Read(bytes.NewReader(b), nil, 1<<20)
 		if err != nil {
 			return
 		}
 		again := append(beginFrame(nil), payload...)
-		endFrame(again, kind)
+		frameFormat.End(again, kind)
 		if !bytes.HasPrefix(b, again) {
 			t.Fatalf("%x was read as kind %d with %x", b, kind, payload)
 		}
@@ -263,13 +264,13 @@ func FuzzFrames(f *testing.F) {
 // TestFramesTakeMemoryAsTheyArrive promises 64 MiB and sends none of it.
 func TestFramesTakeMemoryAsTheyArrive(t *testing.T) {
 	frame := append(beginFrame(nil), make([]byte, 1000)...)
-	endFrame(frame, kindAnswer)
+	frameFormat.End(frame, kindAnswer)
 	frame[7] = 3 // 48 MiB more
-	_, payload, err := readFrame(bytes.NewReader(frame), nil, maxAnswer)
+	_, payload, err := frameFormat.Read(bytes.NewReader(frame), nil, maxAnswer)
 	if err == nil || cap(payload) > 2*keptBuffer {
 		t.Fatalf("%v, %d bytes taken", err, cap(payload))
 	}
-	if _, _, err := readFrame(bytes.NewReader(frame), nil, 1<<20); !errors.Is(err, errFrame) {
+	if _, _, err := frameFormat.Read(bytes.NewReader(frame), nil, 1<<20); !errors.Is(err, wire.ErrMalformed) {
 		t.Fatalf("frame over the limit: %v", err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/holdfast/holdfast/cluster/wire"
 	"github.com/holdfast/holdfast/metadata"
 )
 
@@ -62,7 +63,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer h.memory.Release(r.ContentLength)
 	kept := buffers.Get().(*[]byte)
 	c := http.NewResponseController(w)
-	kind, question, err := readFrame(&paced{r, c}, *kept, maxQuestion)
+	kind, question, err := frameFormat.Read(&paced{r, c}, *kept, maxQuestion)
 	defer func() { recycle(kept, question) }()
 	ctx, message := r.Context(), question
 	if err == nil {
@@ -98,7 +99,7 @@ func opened(ctx context.Context, kind byte, question []byte) (context.Context, [
 		}
 		return metadata.WithOp(ctx, op), d.b, nil
 	}
-	return ctx, nil, fmt.Errorf("%w: a question of kind %d", errFrame, kind)
+	return ctx, nil, fmt.Errorf("%w: a question of kind %d", wire.ErrMalformed, kind)
 }
 
 // deadline sets a deadline where the connection has one.
@@ -159,7 +160,7 @@ func (a *answering) alive() {
 		return
 	}
 	frame := beginFrame(nil)
-	endFrame(frame, kindAlive)
+	frameFormat.End(frame, kindAlive)
 	if a.write(frame) == nil { // else the request's context ends
 		a.tick.Reset(aliveEvery)
 	}
@@ -167,7 +168,7 @@ func (a *answering) alive() {
 
 // send writes a frame that is not the last.
 func (a *answering) send(frame []byte, kind byte) error {
-	endFrame(frame, kind)
+	frameFormat.End(frame, kind)
 	a.turn <- struct{}{}
 	defer func() { <-a.turn }()
 	return a.write(frame)
@@ -192,7 +193,7 @@ func (a *answering) write(frame []byte) error {
 // frame fits the buffers of the connection and needs no deadline.
 func (a *answering) last(frame []byte) {
 	a.end()
-	endFrame(frame, kindAnswer)
+	frameFormat.End(frame, kindAnswer)
 	if !a.begun {
 		a.w.Header().Set("Content-Length", strconv.Itoa(len(frame)))
 	}

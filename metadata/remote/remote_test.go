@@ -178,20 +178,20 @@ func TestHurtAndForeignQuestionsAreRefused(t *testing.T) {
 	h := Handler(theNames{})
 	var p metadata.Put
 	good := put.question.append(beginFrame(nil), &p)
-	endFrame(good, kindQuestion)
+	frameFormat.End(good, kindQuestion)
 	hurt := func(change func(b []byte)) []byte {
 		b := bytes.Clone(good)
 		change(b)
 		return b
 	}
 	resealed := append(bytes.Clone(good), 1)
-	endFrame(resealed, kindQuestion)
+	frameFormat.End(resealed, kindQuestion)
 	answer := bytes.Clone(good)
-	endFrame(answer, kindAnswer)
+	frameFormat.End(answer, kindAnswer)
 	noOp := ops.append(beginFrame(nil), new(metadata.Op))
-	endFrame(noOp, kindWrite)
+	frameFormat.End(noOp, kindWrite)
 	cutOp := append(beginFrame(nil), 1)
-	endFrame(cutOp, kindWrite)
+	frameFormat.End(cutOp, kindWrite)
 	for why, c := range map[string]struct {
 		path, method string
 		body         []byte
@@ -228,9 +228,9 @@ func TestLostAndHurtAnswersAreUnknown(t *testing.T) {
 		"cut":          func(b []byte) []byte { return b[:len(b)-1] },
 		"empty":        func([]byte) []byte { return nil },
 		"bit flipped":  func(b []byte) []byte { b[len(b)-1] ^= 1; return b },
-		"wrong kind":   func(b []byte) []byte { endFrame(b, kindQuestion); return b },
-		"items":        func(b []byte) []byte { endFrame(b, kindItems); return b },
-		"bytes behind": func(b []byte) []byte { b = append(b, 1); endFrame(b, kindAnswer); return b },
+		"wrong kind":   func(b []byte) []byte { frameFormat.End(b, kindQuestion); return b },
+		"items":        func(b []byte) []byte { frameFormat.End(b, kindItems); return b },
+		"bytes behind": func(b []byte) []byte { b = append(b, 1); frameFormat.End(b, kindAnswer); return b },
 		"another page": func([]byte) []byte { return []byte("<html>") },
 	} {
 		c := overPipes(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -352,8 +352,8 @@ func BenchmarkCodec(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		frame = put.question.append(beginFrame(frame), &p)
-		endFrame(frame, kindQuestion)
-		_, payload, err := readFrame(bytes.NewReader(frame), nil, maxQuestion)
+		frameFormat.End(frame, kindQuestion)
+		_, payload, err := frameFormat.Read(bytes.NewReader(frame), nil, maxQuestion)
 		if err != nil {
 			b.Fatal(err)
 		}
