@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	"github.com/holdfast/holdfast/chunkstore"
+	"github.com/holdfast/holdfast/cluster/wire"
 )
 
 // call is one request to the peer and the frames of its answer.
@@ -20,7 +21,7 @@ type call struct {
 	ctx   context.Context // the caller's
 	inner context.Context // ends also with the silence of the peer and with Close
 	end   func()
-	watch *watch
+	watch *wire.Watch
 
 	kind   kind
 	reused atomic.Bool // the connection of the request was used before
@@ -40,9 +41,9 @@ func (d *Drive) begin(ctx context.Context, k kind) (*call, error) {
 	inner, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(d.life, func() { cancel(errClosed) })
 	c.inner = inner
-	c.watch = newWatch(d.o.Silence, func() { cancel(fmt.Errorf("%w for %v", errSilent, d.o.Silence)) })
+	c.watch = wire.NewWatch(d.o.Silence, func() { cancel(fmt.Errorf("%w for %v", errSilent, d.o.Silence)) })
 	c.end = func() {
-		c.watch.end()
+		c.watch.End()
 		stop()
 		cancel(nil)
 		if c.body != nil {
@@ -85,12 +86,12 @@ func (c *call) send(size int64, open func() io.ReadCloser) error {
 			return err
 		}
 	}
-	c.watch.moved()
+	c.watch.Moved()
 	c.body = response.Body
 	if response.StatusCode != http.StatusOK || response.Header.Get("Content-Type") != contentType {
 		return fmt.Errorf("peer answers %s with %q: %w", response.Status, response.Header.Get("Content-Type"), ErrProtocol)
 	}
-	c.frames.r = watchedReader{response.Body, c.watch}
+	c.frames.r = c.watch.Reader(response.Body)
 	return nil
 }
 
@@ -98,11 +99,11 @@ func (c *call) send(size int64, open func() io.ReadCloser) error {
 // bytes: each of them may take its time.
 func (c *call) traced() context.Context {
 	return httptrace.WithClientTrace(c.inner, &httptrace.ClientTrace{
-		ConnectDone:      func(string, string, error) { c.watch.moved() },
-		TLSHandshakeDone: func(tls.ConnectionState, error) { c.watch.moved() },
+		ConnectDone:      func(string, string, error) { c.watch.Moved() },
+		TLSHandshakeDone: func(tls.ConnectionState, error) { c.watch.Moved() },
 		GotConn: func(info httptrace.GotConnInfo) {
 			c.reused.Store(info.Reused)
-			c.watch.moved()
+			c.watch.Moved()
 		},
 	})
 }
@@ -150,7 +151,7 @@ func (c *call) answer() (*reader, error) {
 // drain reads the end of an answer of which all that matters is here, so that its connection can be used again.
 func (c *call) drain() {
 	var probe [1]byte
-	_, _ = c.frames.r.Read(probe[:])
+	_, _ = c.frames.r.Read(probe[:]) // whatever it says, the answer is here
 }
 
 // explain makes an error of the contract of what befell a call.

@@ -27,5 +27,5 @@
 // shard by the same bytes, a Delete and a Seal are remembered. A Put that is still under way at the peer never undoes
 // a Delete or a Seal that was answered after it, for the drive there refuses it then.
 //
-// Lock order: Drive.mu, watch.mu, lease.mu; none is held while another is taken, and no I/O is done under any.
+// Lock order: Drive.mu, that of a wire.Watch, lease.mu; none is held while another is taken, and no I/O is done under any.
 package remote

@@ -179,10 +179,7 @@ func TestEveryFlippedBitOfAFrameIsFound(t *testing.T) {
 }
 
 func TestLengthsAreRefusedBeforeTheyAreAllocated(t *testing.T) {
-	head := make([]byte, frameHead)
-	copy(head, endFrame(beginFrame(nil), 0, kindAnswer))
-	le.PutUint32(head[8:], maxFrame+1)
-	le.PutUint32(head[12:], frameSum(head, nil))
+	head := frameFormat.End(append(beginFrame(nil), make([]byte, maxFrame+1)...), byte(kindAnswer))[:frameHead]
 	endless := io.MultiReader(bytes.NewReader(head), neverEnds{})
 	if _, _, err := (&frames{r: endless}).next(); !errors.Is(err, ErrProtocol) {
 		t.Errorf("a frame of %d bytes: %v", maxFrame+1, err)

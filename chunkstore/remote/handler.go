@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/wire"
 )
 
 // HandlerOptions says how the drives of this peer are served. The zero HandlerOptions serves anybody's cluster zero.
@@ -63,9 +64,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x := &exchange{handler: h, w: w, r: r, control: http.NewResponseController(w), begun: time.Now()}
-	x.watch = newWatch(h.options.Silence, x.hangUp)
-	defer x.watch.end()
-	x.body = watchedReader{r.Body, x.watch}
+	x.watch = wire.NewWatch(h.options.Silence, x.hangUp)
+	defer x.watch.End()
+	x.body = x.watch.Reader(r.Body)
 	if err := x.serve(name); err != nil {
 		// Part of an answer may be out. Cutting the connection keeps the caller from taking it for the whole.
 		panic(http.ErrAbortHandler)
@@ -78,7 +79,7 @@ type exchange struct {
 	w       http.ResponseWriter
 	r       *http.Request
 	control *http.ResponseController
-	watch   *watch
+	watch   *wire.Watch
 	body    io.Reader
 	drive   chunkstore.Drive
 	caller  caller
@@ -127,7 +128,7 @@ func (x *exchange) serve(name string) error {
 	if err := x.expectEnd(); err != nil {
 		return x.refuse(err)
 	}
-	x.watch.pause() // from here on it is the drive that is waited for
+	x.watch.Pause() // from here on it is the drive that is waited for
 	return x.call(k, r)
 }
 
@@ -267,14 +268,14 @@ func (x *exchange) send(b []byte) error {
 		x.w.Header().Set("Content-Type", contentType)
 		x.started = true
 	}
-	x.watch.moved()
-	defer x.watch.pause()
+	x.watch.Moved()
+	defer x.watch.Pause()
 	for step := writeStep - shortStep; len(b) > 0; step = writeStep {
 		n, err := x.w.Write(b[:min(len(b), step)])
 		if err != nil {
 			return err
 		}
-		x.watch.moved()
+		x.watch.Moved()
 		b = b[n:]
 	}
 	return nil
@@ -282,8 +283,8 @@ func (x *exchange) send(b []byte) error {
 
 // flush sends on its way what was written.
 func (x *exchange) flush() error {
-	x.watch.moved()
-	defer x.watch.pause()
+	x.watch.Moved()
+	defer x.watch.Pause()
 	return x.control.Flush()
 }
 
@@ -306,7 +307,7 @@ func (x *exchange) showAlive() error {
 	if err := x.flush(); err != nil {
 		return err
 	}
-	x.watch.moved() // bytes are still to come
+	x.watch.Moved() // bytes are still to come
 	return nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"sync"
+
+	"github.com/holdfast/holdfast/cluster/wire"
 )
 
 // errReturned is what a transport gets that reads on after the call returned.
@@ -14,7 +16,7 @@ var errReturned = errors.New("the call has returned")
 // of them under mu, and end, which Put calls before it returns, takes mu to take the cells away. Copying does not
 // block, so end waits for one copy at most.
 type lease struct {
-	watch *watch
+	watch *wire.Watch
 	size  int64 // of all parts
 
 	mu    sync.Mutex
@@ -22,7 +24,7 @@ type lease struct {
 }
 
 // newLease lends a frame and the cells behind it.
-func newLease(w *watch, frame []byte, cells [][]byte) *lease {
+func newLease(w *wire.Watch, frame []byte, cells [][]byte) *lease {
 	l := &lease{watch: w, parts: append([][]byte{frame}, cells...)}
 	for _, p := range l.parts {
 		l.size += int64(len(p))
@@ -49,7 +51,7 @@ type leaseReader struct {
 func (r *leaseReader) Read(p []byte) (int, error) {
 	n, err := r.copy(p)
 	if n > 0 {
-		r.lease.watch.moved()
+		r.lease.watch.Moved()
 	}
 	return n, err
 }

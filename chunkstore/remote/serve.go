@@ -13,9 +13,9 @@ func (x *exchange) put(r *reader) error {
 	if err := r.end("put"); err != nil {
 		return x.refuse(err)
 	}
-	x.watch.pause()
+	x.watch.Pause()
 	b, err := x.handler.memory.take(x.r.Context(), h.Layout.Cell, int(h.Layout.Rows), x.handler.options.Silence)
-	x.watch.moved()
+	x.watch.Moved()
 	if err != nil {
 		return x.refuse(err)
 	}
@@ -31,7 +31,7 @@ func (x *exchange) put(r *reader) error {
 	if err := x.expectEnd(); err != nil {
 		return x.refuse(err)
 	}
-	x.watch.pause()
+	x.watch.Pause()
 	return x.answer(x.drive.Put(x.r.Context(), h, b.parts), nil)
 }
 
