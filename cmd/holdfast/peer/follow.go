@@ -61,6 +61,20 @@ func (c *core) leaving(id cluster.DriveID) bool {
 	return d.State != topology.Active || d.Out || !member || owner.State != topology.Active || owner.Out
 }
 
+// removed says that a drive, or its peer, was taken out of the topology for ever.
+func (c *core) removed(id cluster.DriveID) bool {
+	m := c.watcher.Map()
+	if m.Epoch == 0 { // none was read yet
+		return false
+	}
+	d, ok := m.Drive(id)
+	if !ok || d.State == topology.Removed {
+		return true
+	}
+	_, member := m.Peer(d.Peer)
+	return !member
+}
+
 // domains are where a drive lies.
 func (c *core) domains(id cluster.DriveID) chunkstore.Domains {
 	m := c.watcher.Map()

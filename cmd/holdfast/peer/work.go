@@ -28,7 +28,7 @@ const (
 func (c *core) makeWork() {
 	p := c.peer
 	c.repair = repair.New(repair.Config{
-		Store: c.chunks, Volumes: c.volumes(), Drives: p.drives, Interval: p.seams.RepairEvery, Log: p.log,
+		Store: c.chunks, Volumes: c.volumes(), Drives: p.drives, Interval: p.seams.RepairEvery, Removed: c.removed, Log: p.log,
 	})
 	c.balance = rebalance.New(rebalance.Config{
 		Store: c.chunks, Volumes: c.volumes(), Registry: p.drives, Drives: c.drivesForVolumes, Refused: c.repair.Refused,
