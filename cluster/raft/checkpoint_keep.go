@@ -178,10 +178,7 @@ func (l *mirroredLog) forget(oldest checkpointHead) error {
 	}
 	before := l.segments[0].number
 	members := l.set.members
-	drives := map[cluster.DriveID]*drive{}
-	for _, id := range members {
-		drives[id] = l.drives[id]
-	}
+	drives := l.byID(members)
 	l.mu.Unlock()
 	_, failed := l.fanOut(members, func(id cluster.DriveID) error {
 		d := drives[id]

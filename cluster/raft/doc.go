@@ -1,3 +1,12 @@
+// Package raft drives many etcd-io/raft groups on one peer over one shared, mirrored log.
+//
+//	Propose ─ RawNode.Ready ─┬─ log (every mirror fsynced, group commit across groups) ─ committed entries ─ Machine.Apply
+//	                         └─ messages to other peers (one voter has none)
+//
+// The log is the durability. It is a segmented, checksummed file of our own, written alike on as many drives as the
+// voters of a group ask for (5 mirrors for one voter, so that no 4 drive losses lose a name). The state in package kv
+// is a cache of it: when it is missing, damaged or behind, it is rebuilt from a checkpoint and the log.
+//
 // # How it works
 //
 // The picture, with one voter and twelve drives:

@@ -66,10 +66,7 @@ func (c *core) dropSnapshots(seq uint64) {
 func (l *mirroredLog) removeBlocks(name blockFile) error {
 	l.mu.Lock()
 	members := l.set.members
-	drives := map[cluster.DriveID]*drive{}
-	for _, id := range members {
-		drives[id] = l.drives[id]
-	}
+	drives := l.byID(members)
 	l.mu.Unlock()
 	_, failed := l.fanOut(members, func(id cluster.DriveID) error {
 		d := drives[id]
