@@ -1,5 +1,6 @@
-// Package cluster is the ground that every floor stands on: the identities of the cluster, its peers and its
-// drives, and the topology, the numbered map of them. It holds values only; the packages below it act.
+// Package cluster is the ground that every floor stands on: the identities of a cluster, of its peers and its drives,
+// and the epochs that number the versions of its map and of volume rows. It holds values only; the packages in its
+// folder act.
 package cluster
 
 import (

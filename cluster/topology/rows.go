@@ -241,7 +241,7 @@ func load(ctx context.Context, r Reader) (Map, error) {
 }
 
 // Change edits the map and commits what became different, with any other rows that must change in the same command. An
-// edit that fails changes nothing; it may run several times, each time on the map as it then is. extra may be nil.
+// edit that fails changes nothing; it may run several times, each time on the map as it then is.
 func Change(ctx context.Context, client *root.Client, edit func(m *Map) (extra Extra, err error)) (Map, error) {
 	for range changeTries {
 		before, err := Load(ctx, client)

@@ -46,7 +46,7 @@ The token names peers of the cluster and proves them to the new one; whoever has
 		RunE:    func(cmd *cobra.Command, _ []string) error { return runClusterToken(cmd.Context(), s, &o) },
 	}
 	o.look.bind(cmd)
-	cmd.Flags().DurationVar(&o.life, "life", 0, "how `long` it is good for, at most 1h (default 10m)")
+	cmd.Flags().DurationVar(&o.life, "life", 0, "for how long it is good, at most 1h (default 10m)")
 	return cmd
 }
 

@@ -97,10 +97,10 @@ func newServer(s *session) *cobra.Command {
 With --join the first start joins the cluster that the token is of (` + "`holdfast cluster token`" + ` on a peer of it prints
 one); '--join @FILE' reads it from a file. Later starts need no token, and pass over one.
 
-Without, the first start makes a new cluster: it makes what is missing, writes an identity into every directory, and makes the root access key
-(or takes HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY). Later starts know every drive by its identity, in
-any order and at any path: a missing one is waited for, one of another cluster is refused, a blank one is left
-alone. With up to four drives missing it serves; with more it waits for them.`,
+Without, the first start makes a new cluster: it makes what is missing, writes an identity into every directory, and
+makes the root access key (or takes HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY). Later starts know every drive
+by its identity, in any order and at any path: a missing one is waited for, one of another cluster is refused, a blank
+one is left alone. With up to four of its drives missing a peer alone serves; with more it waits for them.`,
 		Example: "  holdfast server --drives '/mnt/d{1...12}' --dir /var/lib/holdfast --s3 0.0.0.0:9000\n" +
 			"  holdfast server --drives '/mnt/d{1...4}' --dir /var/lib/holdfast --s3 10.0.0.2:9000 --peer 10.0.0.2:9001 --join @token",
 		Args: exactArgs(0),

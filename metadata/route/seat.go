@@ -69,7 +69,7 @@ func (s *Seat) Local() metadata.Names {
 	return nil
 }
 
-// Catalog is the same, for those who need more than its names.
+// Catalog is what Local is, for those who need more than its names; nil while there is none.
 func (s *Seat) Catalog() *metadata.Catalog { return s.catalog.Load() }
 
 // Run opens and closes Catalogs until ctx ends; none is open when it returns nil. It runs once.

@@ -18,7 +18,7 @@ type leadership struct {
 	group *worker.Group // nil while another peer leads
 }
 
-// work does it until ctx ends.
+// work does what the leader does until ctx ends: then another leads.
 func (l *leadership) work(ctx context.Context, _ *metadata.Catalog) {
 	group := worker.NewGroup(l.core.peer.log)
 	l.set(group)
