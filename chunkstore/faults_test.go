@@ -294,6 +294,23 @@ func TestHungPutKeepsItsMemoryAndNoMore(t *testing.T) {
 	})
 }
 
+// TestCloseLeavesADriveThatHangsBehind closes a store while a drive hangs in a write: an operator who stops it does not
+// wait for the drive.
+func TestCloseLeavesADriveThatHangsBehind(t *testing.T) {
+	t.Parallel()
+	k := storetest.New(t, 12, impatient)
+	release := k.Drives[7].Hang(memory.OpPut)
+	defer release()
+	wantDurable(k, k.Write(storetest.Body(8, 8<<20)))
+	begun := time.Now()
+	if err := k.Store.Close(); !errors.Is(err, chunkstore.ErrDriveDown) {
+		t.Errorf("nothing is said of the drive that hangs: %v", err)
+	}
+	if took := time.Since(begun); took > 8*time.Second { // three where the machine does nothing else
+		t.Errorf("Close took %v", took)
+	}
+}
+
 func TestManyWritesShareTheMemory(t *testing.T) {
 	k := storetest.New(t, 12, func(c *chunkstore.Config) { c.Memory = chunkstore.MinMemory * 3 })
 	var wait sync.WaitGroup

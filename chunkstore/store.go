@@ -30,7 +30,7 @@ const (
 	MinMemory = 32 * rowSize
 
 	maxDefaultMemory = 1 << 30
-	closeWait        = 10 * time.Second // how long Close waits for drives that hang
+	closeWait        = 3 * time.Second // how long Close waits for drives that hang: nothing that was acknowledged needs it
 )
 
 // ErrClosed says that the Store was closed.
@@ -151,7 +151,7 @@ func NewStore(config Config) (*Store, error) {
 }
 
 // Close stops the Store and waits for what it has under way on drives. Writes and reads under way fail. A drive that
-// hangs holds Close up for ten seconds; the memory of such calls is then left to them and an error says so.
+// hangs holds Close up for three seconds; the memory of such calls is then left to them and an error says so.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	if s.closed {
