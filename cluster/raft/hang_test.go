@@ -49,3 +49,28 @@ func TestACheckpointGoesAroundAMirrorThatHangs(t *testing.T) {
 	wantItems(t, h, 1, []string{"kept", "more"})
 	closeHost(t, h)
 }
+
+// TestCloseLeavesAMirrorThatHangsBehind closes a host while a mirror hangs in a write that everybody else has done.
+func TestCloseLeavesAMirrorThatHangsBehind(t *testing.T) {
+	t.Parallel()
+	f := vfs.NewMemory(2)
+	b := newBench(t, f, 12)
+	b.config.SlowMirror = time.Second
+	h := b.bootstrap(t)
+	fault := f.Inject(vfs.Rule{Path: h.Mirrors().Members[1].Dir + logDir, Op: vfs.OpSync, Hang: true})
+	propose(t, h, 1, "kept")
+	if fault.Fired() == 0 {
+		t.Fatal("nothing hung")
+	}
+	begun := time.Now()
+	if err := h.Close(); err == nil {
+		t.Error("nothing is said of the mirror that hangs")
+	}
+	if took := time.Since(begun); took > 8*time.Second { // three where the machine does nothing else
+		t.Errorf("Close took %v", took)
+	}
+	fault.Clear()
+	h = b.open(t)
+	wantItems(t, h, 1, []string{"kept"})
+	closeHost(t, h)
+}

@@ -314,7 +314,11 @@ func (l *mirroredLog) status() MirrorStatus {
 	return s
 }
 
-// close waits for what is in flight, at most for the patience of an append: a hung device is left behind.
+// closePatience is how many times longer than slow close waits for writes under way: all that was acknowledged is on the
+// members, so these are of drives that were given up, or of an append that nobody waits for any more.
+const closePatience = 3
+
+// close waits for what is in flight, for a while: a hung device is left behind.
 func (l *mirroredLog) close() error {
 	idle := make(chan struct{})
 	go func() {
@@ -323,7 +327,7 @@ func (l *mirroredLog) close() error {
 	}()
 	select {
 	case <-idle:
-	case <-time.After(patience * l.slow):
+	case <-time.After(closePatience * l.slow):
 		return errors.New("close the log: a drive hangs in a write")
 	}
 	l.mu.Lock()
