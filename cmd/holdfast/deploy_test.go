@@ -68,7 +68,7 @@ func TestTheSystemdUnitStartsWhatThereIs(t *testing.T) {
 			t.Errorf("server has no flag %s", arg)
 		}
 	}
-	// A peer stops within its graces: 10 s for requests twice, 25 s for names and bytes, 5 s for drives.
+	// A peer stops within its graces: 10 s for requests twice, 25 s for names and bytes, 3 s for drives.
 	if limit, err := time.ParseDuration(service["TimeoutStopSec"]); err != nil || limit < 75*time.Second {
 		t.Errorf("TimeoutStopSec=%s is less than a stop may take: %v", service["TimeoutStopSec"], err)
 	}

@@ -45,9 +45,9 @@ func Golden(t testing.TB, name string, got []byte) {
 func shown(b []byte) []byte { return b[:min(len(b), 160)] }
 
 // patience is how long Soon waits: what a busy machine may take for what another one does at once.
-const patience = 30 * time.Second
+const patience = time.Minute
 
-// Soon waits until ok holds, and fails t when it does not within half a minute. It is for what happens in the background.
+// Soon waits until ok holds, and fails t when it does not within a minute. It is for what happens in the background.
 func Soon(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(patience)

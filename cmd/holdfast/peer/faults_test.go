@@ -40,6 +40,7 @@ func sicknesses() []sickness {
 // TestAPeerLivesWithASickDrive lets each fault befall a drive that holds the log too, under a running peer: writes and
 // reads go on, status says what is wrong, the peer stops and starts with the fault, and all is well when it has passed.
 func TestAPeerLivesWithASickDrive(t *testing.T) {
+	t.Parallel()
 	for seed, sick := range sicknesses() {
 		t.Run(sick.name, func(t *testing.T) {
 			t.Parallel()

@@ -209,13 +209,14 @@ func (p *Peer) examineAll() map[string]slotState {
 		all[dir] = slotState{kind: slotHanging, reason: "it does not answer"}
 		go func() { answers <- answer{dir, examine(p.seams.FS, dir, cluster.ClusterID{})} }()
 	}
-	patience := time.NewTimer(lookPatience)
+	patience := time.NewTimer(p.lookPatience())
 	defer patience.Stop()
 	for range p.config.Drives {
 		select {
 		case a := <-answers:
 			all[a.dir] = a.state
 		case <-patience.C:
+			p.tire()
 			return all
 		}
 	}

@@ -49,14 +49,16 @@ import (
 const (
 	// lookEvery is how often each drive is looked at: a drive that was pulled is known before a client's patience ends.
 	lookEvery = time.Second
-	// lookPatience is how long Start waits for a drive to answer. A device that hangs is left to its slot.
+	// lookPatience is how long Start waits for drives to answer, lookAgain how long once one of them did not. A device
+	// that hangs is left to its slot.
 	lookPatience = 5 * time.Second
-	// stopGrace is how long requests may take to finish once the peer is to stop, and then drives to be closed.
+	lookAgain    = time.Second
+	// stopGrace is how long requests may take to finish once the peer is to stop, and then a step of the supervisor.
 	stopGrace = 10 * time.Second
-	// coreGrace is how long names and bytes may take to be closed: each waits for a while for a drive that hangs.
+	// coreGrace is how long names and bytes may take to be closed: each waits a few seconds for a drive that hangs.
 	coreGrace = 25 * time.Second
 	// driveGrace is how long drives may take to be closed in the end, after everybody who used them has ended.
-	driveGrace = 5 * time.Second
+	driveGrace = 3 * time.Second
 )
 
 // Peer is a running holdfast process. Close stops it.
@@ -93,7 +95,7 @@ type Peer struct {
 	ready  chan struct{} // closed when the core was opened for the first time
 
 	cancel context.CancelFunc
-	wait   sync.WaitGroup
+	wait   sync.WaitGroup // for the supervisor and the listener; each slot waits for its own goroutine
 
 	// failed is closed when the peer cannot go on; failure says why, from then on.
 	failed  chan struct{}
@@ -101,6 +103,7 @@ type Peer struct {
 
 	mu      sync.Mutex
 	reasons []string // why there is no core
+	mute    bool     // a drive did not answer in time while Start looked for records
 }
 
 // Start locks the data directory, listens, finds the drives, makes a new cluster when this is a first start, and
@@ -122,9 +125,9 @@ func Start(ctx context.Context, config Config, seams Seams) (*Peer, error) {
 	life, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	for _, s := range p.slots {
-		p.wait.Go(func() { s.run(life) })
+		s.running.Go(func() { s.run(life) })
 	}
-	patience := time.NewTimer(lookPatience)
+	patience := time.NewTimer(p.lookPatience())
 	defer patience.Stop()
 	for _, s := range p.slots {
 		select {
@@ -136,7 +139,6 @@ func Start(ctx context.Context, config Config, seams Seams) (*Peer, error) {
 			}
 		case <-ctx.Done():
 			cancel()
-			p.wait.Wait()
 			return nil, errors.Join(ctx.Err(), p.release())
 		}
 	}
@@ -201,12 +203,15 @@ func (p *Peer) release() error {
 	return errors.Join(errs...)
 }
 
-// closeDrives closes all drives at once. One that hangs in a write is left behind: everything acknowledged is durable,
-// and the process is about to end.
+// closeDrives closes all drives at once, after the goroutines of their slots have ended. One that hangs in a look or a
+// write is left behind: everything acknowledged is durable, and the process is about to end.
 func (p *Peer) closeDrives() error {
 	closed := make(chan error, len(p.slots))
 	for _, s := range p.slots {
-		go func() { closed <- s.close() }()
+		go func() {
+			s.running.Wait()
+			closed <- s.close()
+		}()
 	}
 	timer := time.NewTimer(driveGrace)
 	defer timer.Stop()
@@ -302,13 +307,11 @@ func (p *Peer) Summary() string {
 	return text
 }
 
-// Close stops accepting requests, lets those under way finish for ten seconds, and closes everything. A drive that
-// hangs is left behind after a while, and an error says so: the process is about to end, and everything acknowledged
-// is durable.
+// Close stops accepting requests, lets those under way finish for ten seconds, hands over what this peer leads, and
+// closes everything. A drive that hangs costs some seconds more and is left behind, and an error says so: the process is
+// about to end, and everything acknowledged is durable.
 func (p *Peer) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*stopGrace)
-	defer cancel()
-	grace, done := context.WithTimeout(ctx, stopGrace)
+	grace, done := context.WithTimeout(context.Background(), stopGrace)
 	defer done()
 	err := p.server.Shutdown(grace)
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -321,10 +324,12 @@ func (p *Peer) Close() error {
 		p.wait.Wait()
 		close(idle)
 	}()
+	patience := time.NewTimer(stopGrace)
+	defer patience.Stop()
 	select {
 	case <-idle:
-	case <-ctx.Done():
-		// Its goroutines hold what release would close; the process is about to end anyway.
+	case <-patience.C:
+		// The supervisor holds what would be closed; the process is about to end anyway.
 		return errors.Join(err, fmt.Errorf("a drive hangs: %s", p.Summary()))
 	}
 	if c := p.core.Swap(nil); c != nil {

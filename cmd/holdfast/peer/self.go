@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/holdfast/holdfast/cluster"
@@ -131,15 +132,29 @@ func (s *self) newer(than *self) bool {
 	return s.credentials.RenewAt().After(than.credentials.RenewAt())
 }
 
-// loadSelf reads the newest record of this peer, from DIR or from a drive; nil when there is none.
+// loadSelf reads the newest record of this peer, from DIR or from a drive; nil when there is none. It asks all at once:
+// however many devices hang, or have to spin up, it waits for them once.
 func (p *Peer) loadSelf() (*self, error) {
 	if p.cluster == (cluster.ClusterID{}) {
 		return nil, nil
 	}
+	dirs := append([]string{p.config.Dir}, p.config.Drives...)
+	texts, errs := make([][]byte, len(dirs)), make([]error, len(dirs))
+	patience := p.lookPatience()
+	var reads sync.WaitGroup
+	for i, dir := range dirs {
+		reads.Go(func() {
+			texts[i], errs[i] = inTime(patience, func() ([]byte, error) { return vfs.ReadFile(p.seams.FS, path.Join(dir, selfFile), maxSmall) })
+		})
+	}
+	reads.Wait()
 	var newest *self
 	p.unusable = nil
-	for _, dir := range append([]string{p.config.Dir}, p.config.Drives...) {
-		text, err := inTime(func() ([]byte, error) { return vfs.ReadFile(p.seams.FS, path.Join(dir, selfFile), maxSmall) })
+	for i, dir := range dirs {
+		text, err := texts[i], errs[i]
+		if errors.Is(err, errNoAnswer) {
+			p.tire()
+		}
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -162,8 +177,26 @@ func (p *Peer) loadSelf() (*self, error) {
 	return newest, nil
 }
 
+// lookPatience is how long Start waits for drives: in each of its steps for long, until one has not answered. What did not
+// answer by then is not waited for again.
+func (p *Peer) lookPatience() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mute {
+		return lookAgain
+	}
+	return lookPatience
+}
+
+// tire notes that a drive did not answer.
+func (p *Peer) tire() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mute = true
+}
+
 // inTime runs f, and gives up on a device that does not answer; f then ends when the device does.
-func inTime[T any](f func() (T, error)) (T, error) {
+func inTime[T any](patience time.Duration, f func() (T, error)) (T, error) {
 	type answer struct {
 		value T
 		err   error
@@ -173,7 +206,7 @@ func inTime[T any](f func() (T, error)) (T, error) {
 		value, err := f()
 		answers <- answer{value, err}
 	}()
-	timer := time.NewTimer(lookPatience)
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case a := <-answers:
@@ -210,7 +243,7 @@ func (p *Peer) saveSelf(s *self) error {
 		if slot.report().kind != slotUp {
 			continue
 		}
-		if _, err := inTime(func() (struct{}, error) { return struct{}{}, p.writeSelf(slot.path, text) }); err != nil {
+		if _, err := inTime(lookPatience, func() (struct{}, error) { return struct{}{}, p.writeSelf(slot.path, text) }); err != nil {
 			p.log.Warn("the record of this peer was not written to a drive", "path", slot.path, "err", err)
 		}
 	}

@@ -48,8 +48,9 @@ type slot struct {
 	wrap    func(chunkstore.Drive) chunkstore.Drive // nil: the drive as it is
 	log     *slog.Logger
 
-	looked chan struct{}    // closed after the first look
-	open   chunkstore.Drive // the drive registered from here; only the goroutine, or after it release, touches it
+	running sync.WaitGroup   // for the goroutine
+	looked  chan struct{}    // closed after the first look
+	open    chunkstore.Drive // the drive registered from here; only the goroutine, or after it release, touches it
 
 	mu    sync.Mutex
 	state slotState
@@ -162,6 +163,9 @@ func (s *slot) step(ctx context.Context) {
 			s.log.Warn("close drive", "path", s.path, "err", err)
 		}
 		return // the next look opens it again, when it can be
+	}
+	if ctx.Err() != nil {
+		return // the directory answered only now that the peer stops
 	}
 	if found.kind != slotUp {
 		s.set(found)
