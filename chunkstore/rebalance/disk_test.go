@@ -85,7 +85,7 @@ func openDisks(t testing.TB, fs vfs.FS, dir string, n int) *disks {
 	})
 	d.repair = repair.New(repair.Config{Store: d.store, Volumes: d.volumes, Drives: d.set, Share: 1, Log: log})
 	d.rebalance = rebalance.New(rebalance.Config{
-		Store: d.store, Volumes: d.volumes, Registry: d.set, Drives: d.list, Refused: d.repair.Refused, Share: 1, Log: log,
+		Calm: -1, Store: d.store, Volumes: d.volumes, Registry: d.set, Drives: d.list, Refused: d.repair.Refused, Share: 1, Log: log,
 	})
 	return d
 }

@@ -98,7 +98,7 @@ func (f *fleet) join() *peer {
 		Store: store, Volumes: &f.topology, Drives: p.set, Share: 1, Interval: 10 * time.Millisecond, Log: log, Removed: f.removed,
 	})
 	p.rebalance = rebalance.New(rebalance.Config{
-		Store: store, Volumes: &f.topology, Registry: p.set, Drives: f.list, Refused: p.repair.Refused, Kick: p.repair.Kick,
+		Calm: -1, Store: store, Volumes: &f.topology, Registry: p.set, Drives: f.list, Refused: p.repair.Refused, Kick: p.repair.Kick,
 		Share: 1, Interval: 10 * time.Millisecond, Log: log,
 	})
 	f.peers = append(f.peers, p)

@@ -87,6 +87,9 @@ type Change struct {
 type Cluster struct {
 	Drives  []Drive
 	Volumes []Volume
+	// Restless says that drives came or went a moment ago and others may follow: only what must leave a drive gets another
+	// home, the rest waits, so that it moves once.
+	Restless bool
 	// Refused says that a drive cannot take a slot, although it takes others. Nil: none refuses.
 	Refused func(repair.Place) bool
 }
@@ -125,6 +128,9 @@ func Make(c Cluster, away int) Plan {
 		if reasons[i] == Leaving {
 			p.rehome(&c.Volumes[i])
 		}
+	}
+	if c.Restless {
+		p.limit = min(p.limit, len(p.plan.Changes))
 	}
 	for i := range c.Volumes {
 		if reasons[i] == Fragile {

@@ -402,6 +402,31 @@ func TestPlansLeadToAnEvenSafeClusterAndEnd(t *testing.T) {
 	})
 }
 
+// TestWhileDrivesComeOnlyWhatMustMoves: the rest is known, and waits.
+func TestWhileDrivesComeOnlyWhatMustMoves(t *testing.T) {
+	w := &world{t: t}
+	w.add("", 1, 12, 1000*gib)
+	w.write(30, gib)
+	w.add("", 2, 12, 1000*gib)
+	w.add("", 3, 12, 1000*gib)
+	restless := func() rebalance.Plan {
+		return rebalance.Make(rebalance.Cluster{Drives: w.drives, Volumes: w.volumes, Restless: true}, 100)
+	}
+	if plan := restless(); len(plan.Changes) != 0 || plan.Volumes != 30 || plan.Bytes == 0 {
+		t.Fatalf("%d changes, %d volumes and %d bytes to move", len(plan.Changes), plan.Volumes, plan.Bytes)
+	}
+	w.state(rebalance.Leaves, 3)
+	plan := restless()
+	for _, c := range plan.Changes {
+		if c.Reason != rebalance.Leaving {
+			t.Errorf("volume %d moves because it is %v", c.Row.ID, c.Reason)
+		}
+	}
+	if len(plan.Changes) != 30 {
+		t.Errorf("%d volumes move, 30 have to", len(plan.Changes))
+	}
+}
+
 // TestAFewFullDrivesAreClearedByManyEmptyOnes: none of the many lies far below the mean.
 func TestAFewFullDrivesAreClearedByManyEmptyOnes(t *testing.T) {
 	w := &world{t: t}

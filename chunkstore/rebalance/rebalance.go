@@ -36,6 +36,9 @@ const (
 	// DefaultAway is how many volumes are on their way at a time: enough that no drive waits for the next, and few enough
 	// that what is copied twice when a plan changes in the middle is little.
 	DefaultAway = 4
+	// DefaultCalm is how long the drives must be the same until volumes move for their sake: some machines that are set up
+	// one after the other, or start after a blackout.
+	DefaultCalm = 30 * time.Second
 	// deniedFor is how long a drive is not offered a slot again after it was found to hold leftovers of the volume, or did
 	// not answer.
 	deniedFor = time.Minute
@@ -61,6 +64,9 @@ type Config struct {
 	Away int
 	// Interval is how often to look while nothing is on its way. Zero means DefaultInterval.
 	Interval time.Duration
+	// Calm is how long the drives must be the same until volumes move because they are fragile or drives are uneven; what
+	// must leave a drive does not wait. Zero means DefaultCalm; negative: nothing waits.
+	Calm time.Duration
 	// Share is the part of the time, up to 1, that planning takes. Zero means DefaultShare.
 	Share float64
 	Log   *slog.Logger // nil: slog.Default()
@@ -94,6 +100,7 @@ type Worker struct {
 	// The rest belongs to the pass under way.
 	pending map[chunkstore.VolumeID]int64 // bytes of the volumes that move
 	denied  map[repair.Place]time.Time    // when a place was denied
+	calm    calm
 }
 
 // New returns a Worker.
@@ -103,6 +110,9 @@ func New(config Config) *Worker {
 	}
 	if config.Interval == 0 {
 		config.Interval = DefaultInterval
+	}
+	if config.Calm == 0 {
+		config.Calm = DefaultCalm
 	}
 	if config.Share <= 0 || config.Share > 1 {
 		config.Share = DefaultShare
@@ -168,7 +178,7 @@ func (w *Worker) RunOnce(ctx context.Context) (Progress, error) {
 		return w.Progress(), err
 	}
 	w.arrived(volumes)
-	c := Cluster{Drives: drives, Volumes: volumes, Refused: w.refused}
+	c := Cluster{Drives: drives, Volumes: volumes, Restless: w.calm.restless(time.Now(), drives, w.config.Calm), Refused: w.refused}
 	plan := Make(c, w.config.Away)
 	if err := w.carryOut(ctx, plan.Changes); err != nil {
 		return w.Progress(), err

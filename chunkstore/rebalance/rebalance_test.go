@@ -70,7 +70,7 @@ func TestManySmallVolumesDoNotWaitForEachOther(t *testing.T) {
 		t.Fatalf("%d volumes have to move, %v", left, err)
 	}
 	w := rebalance.New(rebalance.Config{
-		Store: p.store, Volumes: &f.topology, Registry: p.set, Drives: f.list, Kick: p.repair.Kick, Share: 1, Interval: time.Hour,
+		Calm: -1, Store: p.store, Volumes: &f.topology, Registry: p.set, Drives: f.list, Kick: p.repair.Kick, Share: 1, Interval: time.Hour,
 		Log: slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)

@@ -32,7 +32,7 @@ func (c *core) makeWork() {
 	})
 	c.balance = rebalance.New(rebalance.Config{
 		Store: c.chunks, Volumes: c.volumes(), Registry: p.drives, Drives: c.drivesForVolumes, Refused: c.repair.Refused,
-		Kick: c.repair.Kick, Interval: p.seams.RepairEvery, Log: p.log,
+		Kick: c.repair.Kick, Interval: p.seams.RepairEvery, Calm: 3 * p.seams.RepairEvery, Log: p.log,
 	})
 	c.replicas = replicas.New(replicas.Config{
 		Host: c.host, Self: p.id(), Map: c.watcher.Map, Reachable: c.reachable,
