@@ -5,8 +5,8 @@
 //
 //	magic ─ number (1) ─ kind (1) ─ zeros ─ length of the payload (4) ─ CRC32C of all before it and of the payload (4) ─ payload
 //
-// Streams of Raft messages (package transport) have neither magic nor kind in each message, and a mount's pipes (package
-// fusefs/remote) none either: both are agreed upon once a connection. They take only Payload from here.
+// Streams of Raft messages (package transport) and the pipes of mounts (package fusefs/remote) begin their frames in other
+// ways, because what they are of is agreed upon once a connection. They share Payload, which reads any of them.
 package wire
 
 import (

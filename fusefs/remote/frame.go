@@ -9,10 +9,13 @@ import (
 	"io"
 
 	"google.golang.org/protobuf/proto"
+
+	"github.com/holdfast/holdfast/cluster/wire"
 )
 
 // A pipe is a connection that was an HTTP request and became a line of messages: one question, then its answer. The
-// signature is checked once, when the pipe is opened; a message costs a tenth of an HTTP request. All numbers are
+// signature is checked once, when the pipe is opened; a message costs a tenth of an HTTP request. Its frames are not those
+// of package wire: what they are of was agreed upon with the pipe, and a name stands in them for a kind. All numbers are
 // little-endian.
 //
 //	frame     length of what follows the sum (4) ─ CRC32C of that (4) ─ kind (1) ─ rest
@@ -60,11 +63,8 @@ func readFrame(r *bufio.Reader, buf []byte, limit int) (grown []byte, name strin
 	if size < 1 || size > limit {
 		return buf, "", nil, fmt.Errorf("%w: %d bytes", errFrame, size)
 	}
-	if cap(buf) < size {
-		buf = make([]byte, size)
-	}
-	buf = buf[:size]
-	if _, err := io.ReadFull(r, buf); err != nil {
+	buf, err = wire.Payload(r, buf, size)
+	if err != nil {
 		return buf, "", nil, fmt.Errorf("frame of %d bytes: %w", size, io.ErrUnexpectedEOF)
 	}
 	if crc32.Checksum(buf, castagnoli) != binary.LittleEndian.Uint32(head[4:]) {
