@@ -74,7 +74,7 @@ type Answer struct {
 
 // Format keeps the secrets out of logs.
 func (a Answer) Format(f fmt.State, _ rune) {
-	_, _ = io.WriteString(f, "answer to peer "+a.Peer.String())
+	_, _ = io.WriteString(f, "answer to peer "+a.Peer.String()) // a fmt.State keeps its own errors
 }
 
 // ask is an Ask as it arrives.

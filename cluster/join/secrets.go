@@ -43,7 +43,9 @@ type Secrets struct {
 }
 
 // Format keeps the secrets out of logs.
-func (s Secrets) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "(secrets of a cluster)") }
+func (s Secrets) Format(f fmt.State, _ rune) {
+	_, _ = io.WriteString(f, "(secrets of a cluster)") // a fmt.State keeps its own errors
+}
 
 // Founding is what a first start makes.
 type Founding struct {

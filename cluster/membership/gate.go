@@ -89,7 +89,7 @@ func (g *gate) passStreams() {
 				g.wait.Go(func() { g.admit(conn) })
 			default:
 				g.count(busy)
-				_ = conn.Close()
+				_ = conn.Close() // nothing was said on it
 			}
 		case <-g.stopped:
 			return
@@ -104,7 +104,7 @@ func (g *gate) admit(conn net.Conn) {
 	if err != nil {
 		return
 	}
-	_ = s.SetDeadline(time.Now().Add(g.timeout))
+	_ = s.SetDeadline(time.Now().Add(g.timeout)) // a connection that takes none is broken, and the read says so
 	message, err := g.envelope.request(s.Conn)
 	if err != nil {
 		why, ok := refused(err)
@@ -114,14 +114,14 @@ func (g *gate) admit(conn net.Conn) {
 		if err != io.EOF && g.ctx.Err() == nil {
 			g.count(why)
 		}
-		_ = s.Close()
+		_ = s.Close() // it was refused
 		return
 	}
 	s.message = bytes.NewReader(message)
 	select {
 	case g.streams <- s:
 	case <-g.ctx.Done():
-		_ = s.Close()
+		_ = s.Close() // nobody takes it any more
 	}
 }
 
@@ -139,7 +139,7 @@ func (g *gate) track(conn net.Conn) (*stream, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
-		_ = conn.Close()
+		_ = conn.Close() // nothing was said on it
 		return nil, errGateClosed
 	}
 	g.conns[s] = struct{}{}
@@ -214,7 +214,7 @@ func (g *gate) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (
 	if err != nil {
 		return nil, err
 	}
-	// memberlist writes the label before it sets a deadline.
+	// memberlist writes the label before it sets a deadline. Where that fails so does the write.
 	_ = s.SetDeadline(time.Now().Add(timeout))
 	return s, nil
 }
@@ -245,7 +245,7 @@ func (g *gate) dial(ctx context.Context, a memberlist.Address, timeout time.Dura
 		case done <- r:
 		case <-ctx.Done():
 			if r.conn != nil {
-				_ = r.conn.Close()
+				_ = r.conn.Close() // nobody waits for it any more
 			}
 		}
 	}()
@@ -270,7 +270,7 @@ func (g *gate) Shutdown() error {
 	g.mu.Unlock()
 	g.cancel()
 	for s := range open {
-		_ = s.Conn.Close()
+		_ = s.Conn.Close() // what was under way on it is given up
 	}
 	err := g.inner.Shutdown()
 	close(g.stopped)

@@ -20,7 +20,9 @@ type Key [32]byte
 const hiddenKey = "(gossip key)"
 
 // Format implements fmt.Formatter: no verb shows the key.
-func (Key) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(hiddenKey)) }
+func (Key) Format(f fmt.State, _ rune) {
+	_, _ = f.Write([]byte(hiddenKey)) // a fmt.State keeps its own errors
+}
 
 // MarshalText implements encoding.TextMarshaler, for JSON and slog.
 func (Key) MarshalText() ([]byte, error) { return []byte(hiddenKey), nil }

@@ -50,7 +50,7 @@ func (s *Server) inlet(inlet Inlet) http.Handler {
 		if r.ProtoMajor != 1 || r.Header.Get("Upgrade") != streamProtocol {
 			return fmt.Errorf("%s: %w", r.URL.Path, errNoStream)
 		}
-		caller, _ := Caller(r.Context())
+		caller, _ := Caller(r.Context()) // the server lets nobody in without one
 		conn, buffered, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			return fmt.Errorf("%s: %w", r.URL.Path, err)

@@ -163,7 +163,7 @@ func ParseAuthority(data []byte) (*Authority, error) {
 
 // Format keeps the key out of logs.
 func (a Authority) Format(f fmt.State, _ rune) {
-	_, _ = io.WriteString(f, "authority of "+a.cluster.String())
+	_, _ = io.WriteString(f, "authority of "+a.cluster.String()) // a fmt.State keeps its own errors
 }
 
 // Pin is the SHA-256 of an authority's SubjectPublicKeyInfo. It names the key, not the certificate.

@@ -54,7 +54,9 @@ func (r *Request) Complete(certificate []byte) (*Credentials, error) {
 }
 
 // Format keeps the key out of logs.
-func (r Request) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "request for a certificate") }
+func (r Request) Format(f fmt.State, _ rune) {
+	_, _ = io.WriteString(f, "request for a certificate") // a fmt.State keeps its own errors
+}
 
 // Credentials are a holder's private key and its certificate. They do not change.
 type Credentials struct {
@@ -114,7 +116,7 @@ func ParseCredentials(data []byte) (*Credentials, error) {
 
 // Format keeps the key out of logs.
 func (c Credentials) Format(f fmt.State, _ rune) {
-	_, _ = io.WriteString(f, "credentials of "+c.identity.String())
+	_, _ = io.WriteString(f, "credentials of "+c.identity.String()) // a fmt.State keeps its own errors
 }
 
 // maxPair bounds the PEM of a key and a certificate: ours have about 1 KiB.

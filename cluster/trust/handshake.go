@@ -67,7 +67,7 @@ func (s *Store) watch(protocols []string) func(*tls.ClientHelloInfo) (*tls.Confi
 		shared := func(protocol string) bool { return slices.Contains(protocols, protocol) }
 		if !slices.Contains(hello.SupportedVersions, tls.VersionTLS13) ||
 			len(hello.SupportedProtos) != 0 && !slices.ContainsFunc(hello.SupportedProtos, shared) {
-			_ = s.refusals.count(ErrOtherProtocol)
+			_ = s.refusals.count(ErrOtherProtocol) // TLS says no by itself
 		}
 		return nil, nil
 	}

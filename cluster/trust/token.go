@@ -105,7 +105,9 @@ func checkAddresses(addresses []string) error {
 func (t Token) String() string { return "join token " + t.ID.String() }
 
 // Format keeps the secret out of logs.
-func (t Token) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, t.String()) }
+func (t Token) Format(f fmt.State, _ rune) {
+	_, _ = io.WriteString(f, t.String()) // a fmt.State keeps its own errors
+}
 
 // tokenPrefix says what the text is; the digit is its format. No character of a token ends a word, so that a double
 // click takes all of it.

@@ -66,7 +66,7 @@ func (w *response) arm(now time.Time) {
 	_ = w.control.SetWriteDeadline(now.Add(stallTimeout))
 }
 
-// Flush implements http.Flusher.
+// Flush implements http.Flusher. What goes wrong the next write finds out.
 func (w *response) Flush() {
 	_ = w.control.Flush()
 }
