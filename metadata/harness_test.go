@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/cluster/kv"
+	"github.com/holdfast/holdfast/cluster/kv/kvtest"
 	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/cluster/root"
-	"github.com/holdfast/holdfast/cluster/vfs"
 	"github.com/holdfast/holdfast/metadata/tablet"
 )
 
@@ -48,20 +48,6 @@ type localGroup struct {
 func newGroup(t testing.TB, id raft.GroupID, machine raft.Machine, db *kv.DB) *localGroup {
 	t.Helper()
 	return &localGroup{id: id, machine: machine, db: db, term: 1}
-}
-
-func openDB(t testing.TB) *kv.DB {
-	t.Helper()
-	db, err := kv.Open(kv.Config{FS: vfs.NewMemory(1), Dir: "/state"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return db
 }
 
 func (g *localGroup) ID() raft.GroupID { return g.id }
@@ -148,7 +134,7 @@ var serving func(testing.TB, *Catalog) Names
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	return newWorldOn(t, openDB(t))
+	return newWorldOn(t, kvtest.Open(t))
 }
 
 func newWorldOn(t testing.TB, db *kv.DB) *world {

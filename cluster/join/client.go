@@ -163,13 +163,13 @@ func (a *Ask) converse(conn *tls.Conn, token *trust.Token) (*Answer, error) {
 	if _, err := conn.Write(h.encode()); err != nil {
 		return nil, err
 	}
-	if _, err := expect(conn, goOn); err != nil {
+	if _, err := await(conn, goOn); err != nil {
 		return nil, err
 	}
 	if _, err := conn.Write(body); err != nil {
 		return nil, err
 	}
-	answer, err := expect(conn, granted)
+	answer, err := await(conn, granted)
 	if err != nil {
 		return nil, err
 	}
@@ -189,8 +189,8 @@ func (a *Ask) sign(bound binding, token trust.TokenID) *ask {
 	return signed
 }
 
-// expect reads a message of that kind; a refusal is an error.
-func expect(conn *tls.Conn, want kind) ([]byte, error) {
+// await reads a message of that kind; a refusal is an error.
+func await(conn *tls.Conn, want kind) ([]byte, error) {
 	got, body, err := readMessage(conn)
 	switch {
 	case err != nil:

@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"reflect"
@@ -20,26 +19,13 @@ import (
 	"github.com/holdfast/holdfast/cluster/root"
 	"github.com/holdfast/holdfast/cluster/topology"
 	"github.com/holdfast/holdfast/cluster/trust"
+	"github.com/holdfast/holdfast/tests/expect"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // golden compares data with a golden file. A difference is a new format: it needs a new magic.
 func golden(t *testing.T, name string, data []byte) {
 	t.Helper()
-	path := "testdata/" + name + ".golden"
-	if *update {
-		if err := os.WriteFile(path, data, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(data, want) {
-		t.Errorf("%s differs from its golden file", name)
-	}
+	expect.Golden(t, name+".golden", data)
 }
 
 // fixedRequest is a request whose key never changes.
@@ -101,7 +87,7 @@ func TestFormatsStayAsTheyAre(t *testing.T) {
 
 // TestAnswersStayAsTheyAre: a certificate is in it, so it is read and written.
 func TestAnswersStayAsTheyAre(t *testing.T) {
-	if *update {
+	if expect.Updating() {
 		r := newRealm(t, tcp)
 		der, err := r.founding.Authority.Issue(fixedRequest(t).Bytes(), trust.Identity{Peer: cluster.PeerID{1}, Roles: trust.RolePeer}, r.clock.now())
 		if err != nil {

@@ -16,12 +16,12 @@ import (
 
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/kv"
+	"github.com/holdfast/holdfast/cluster/kv/kvtest"
 	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/cluster/root"
 	"github.com/holdfast/holdfast/cluster/topology"
 	"github.com/holdfast/holdfast/cluster/transport"
 	"github.com/holdfast/holdfast/cluster/trust"
-	"github.com/holdfast/holdfast/cluster/vfs"
 )
 
 // patience bounds what must happen.
@@ -128,16 +128,7 @@ func tcp(string) transport.Network { return transport.TCP{} }
 // newGroup makes a root group without rows.
 func newGroup(t *testing.T) *group {
 	t.Helper()
-	db, err := kv.Open(kv.Config{FS: vfs.NewMemory(1), Dir: "/state"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return &group{db: db, machine: root.New()}
+	return &group{db: kvtest.Open(t), machine: root.New()}
 }
 
 // newRealm makes a cluster of one peer with twelve drives, called first, which admits.
@@ -302,21 +293,5 @@ func wantErr(t testing.TB, err, want error) {
 	}
 	if err != nil && (strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "%!")) {
 		t.Errorf("not one sentence: %q", err)
-	}
-}
-
-// eventually polls.
-func eventually(t testing.TB, what string, done func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
-	ticker := time.NewTicker(5 * time.Millisecond)
-	defer ticker.Stop()
-	for !done() {
-		select {
-		case <-ticker.C:
-		case <-deadline.C:
-			t.Fatalf("it never came to be: %s", what)
-		}
 	}
 }

@@ -281,13 +281,13 @@ func (c *raw) send(s *said) error {
 	if _, err := c.Write(s.head.encode()); err != nil {
 		return err
 	}
-	if _, err := expect(c.Conn, goOn); err != nil {
+	if _, err := await(c.Conn, goOn); err != nil {
 		return err
 	}
 	if _, err := c.Write(s.body); err != nil {
 		return err
 	}
-	_, err := expect(c.Conn, granted)
+	_, err := await(c.Conn, granted)
 	return err
 }
 

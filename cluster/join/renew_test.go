@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast/holdfast/cluster/topology"
 	"github.com/holdfast/holdfast/cluster/transport"
 	"github.com/holdfast/holdfast/cluster/trust"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // TestACallerIsRenewedAsWhatItIs: for its own id and roles, while it is in the cluster.
@@ -174,7 +175,7 @@ func TestAPeerWithoutOthersRenewsItself(t *testing.T) {
 	k := r.first.keeper()
 	r.clock.ahead.Store(int64(trust.Validity - time.Hour))
 	k.run(t)
-	eventually(t, "the certificate is renewed", func() bool { _, used := k.counts(); return used == 1 })
+	expect.Soon(t, "the certificate is renewed", func() bool { _, used := k.counts(); return used == 1 })
 	if !r.first.trust.Credentials().RenewAt().After(r.clock.now()) {
 		t.Error("it is old")
 	}
@@ -236,7 +237,7 @@ func TestTheRowFollowsTheStoredKey(t *testing.T) {
 	r.first.renew() // the key changes, the row does not
 	k := r.first.keeper()
 	k.run(t)
-	eventually(t, "the row has the key in use", func() bool {
+	expect.Soon(t, "the row has the key in use", func() bool {
 		m := r.topology()
 		p, _ := m.Peer(r.first.id)
 		return p.Key.Equal(r.first.trust.Credentials().PublicKey())
@@ -255,5 +256,5 @@ func TestAnExpiredCertificateIsNotRenewed(t *testing.T) {
 	err := call(t.Context(), t, second, r.first)
 	wantErr(t, err, transport.ErrUnreachable)
 	// As often as it was tried.
-	eventually(t, "the refusal is counted", func() bool { return r.first.trust.Refusals().Of(trust.ErrExpired) > 0 })
+	expect.Soon(t, "the refusal is counted", func() bool { return r.first.trust.Refusals().Of(trust.ErrExpired) > 0 })
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast/holdfast/cluster/transport"
 	"github.com/holdfast/holdfast/cluster/trust"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // TestWhatWasSaidIsWorthNothingElsewhere: a peer of the cluster that means harm, or a thief of a recording, says again
@@ -99,7 +100,7 @@ func TestStrangersCostLittle(t *testing.T) {
 		if _, err := io.WriteString(c, text); err != nil {
 			t.Fatal(err)
 		}
-		_, err := expect(c.Conn, goOn)
+		_, err := await(c.Conn, goOn)
 		var no *refusal
 		if !errors.As(err, &no) || no.sentinel != ErrBadAsk && no.sentinel != trust.ErrTokenWrong {
 			t.Errorf("%s: %v", name, err)
@@ -127,7 +128,7 @@ func TestStrangersCostLittle(t *testing.T) {
 	if took := time.Since(begin); took > 3*headTimeout {
 		t.Errorf("cut after %v", took)
 	}
-	eventually(t, "they are counted", func() bool { return r.first.join.Stats().Refused["broken"] == 8 })
+	expect.Soon(t, "they are counted", func() bool { return r.first.join.Stats().Refused["broken"] == 8 })
 }
 
 // TestAStrangerThatGuessesWaits: so guesses cost the root group a bounded number of reads.
@@ -144,7 +145,7 @@ func TestAStrangerThatGuessesWaits(t *testing.T) {
 			t.Fatal(err)
 		}
 		begin := time.Now()
-		_, err = expect(secure, goOn)
+		_, err = await(secure, goOn)
 		wantErr(t, err, trust.ErrTokenWrong)
 		if took := time.Since(begin); took != wrongPause {
 			t.Errorf("it waited %v", took)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/holdfast/holdfast/cluster/transport"
 	"github.com/holdfast/holdfast/cluster/trust"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // TestNobodyComesInWithoutTheRight goes through the ways to come to a peer's port without the right to, over loopback:
@@ -61,7 +62,7 @@ func TestNobodyComesInWithoutTheRight(t *testing.T) {
 			if err == nil && got != http.StatusForbidden {
 				t.Errorf("answer %d", got)
 			}
-			eventually(t, "it is counted", func() bool { return r.first.trust.Refusals().Of(test.want) == before+1 })
+			expect.Soon(t, "it is counted", func() bool { return r.first.trust.Refusals().Of(test.want) == before+1 })
 		})
 	}
 	t.Run("plain text", func(t *testing.T) {

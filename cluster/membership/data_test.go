@@ -5,17 +5,15 @@ import (
 	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
-	"flag"
 	"hash/crc32"
 	"net/netip"
 	"os"
 	"strings"
 	"testing"
 
+	"github.com/holdfast/holdfast/tests/expect"
 	"pgregory.net/rapid"
 )
-
-var update = flag.Bool("update", false, "write the golden file anew")
 
 var golden = announcement{leaving: true, gossip: netip.MustParseAddrPort("10.1.2.3:7000"), Data: Data{
 	Name: "größe-1", Zone: "zone a", Rack: "r12", Peer: "[fd00::12]:7001", S3: "s3.example.org:9000",
@@ -37,20 +35,8 @@ func encode(t rapid.TB, a announcement) []byte {
 }
 
 func TestGoldenData(t *testing.T) {
-	const path = "testdata/data-2.golden"
-	got := encode(t, golden)
-	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("the format has changed without its number:\n%q\n%q", got, want)
-	}
+	want := encode(t, golden)
+	expect.Golden(t, "data-2.golden", want)
 	if back, err := decode(want); err != nil || back != golden {
 		t.Errorf("%+v, %v", back, err)
 	}

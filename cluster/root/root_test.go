@@ -11,8 +11,8 @@ import (
 	"testing"
 
 	"github.com/holdfast/holdfast/cluster/kv"
+	"github.com/holdfast/holdfast/cluster/kv/kvtest"
 	"github.com/holdfast/holdfast/cluster/raft"
-	"github.com/holdfast/holdfast/cluster/vfs"
 )
 
 // localGroup applies what is proposed at once; with lose set it forgets every answer but the second of each command.
@@ -52,16 +52,7 @@ func (g *localGroup) Snapshot() (raft.Snapshot, error)        { return g.db.Snap
 
 func newGroup(t *testing.T) *localGroup {
 	t.Helper()
-	db, err := kv.Open(kv.Config{FS: vfs.NewMemory(1), Dir: "/state"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return &localGroup{db: db, machine: New()}
+	return &localGroup{db: kvtest.Open(t), machine: New()}
 }
 
 func TestRowsAreComparedAndSwapped(t *testing.T) {

@@ -9,10 +9,10 @@ import (
 
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/kv"
+	"github.com/holdfast/holdfast/cluster/kv/kvtest"
 	"github.com/holdfast/holdfast/cluster/placement"
 	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/cluster/root"
-	"github.com/holdfast/holdfast/cluster/vfs"
 )
 
 // alone is a group of one replica that applies at once.
@@ -40,16 +40,7 @@ func (g *alone) Snapshot() (raft.Snapshot, error)        { return g.db.Snapshot(
 
 func newClient(t *testing.T) *root.Client {
 	t.Helper()
-	db, err := kv.Open(kv.Config{FS: vfs.NewMemory(1), Dir: "/state"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return root.NewClient(&alone{db: db, machine: root.New()})
+	return root.NewClient(&alone{db: kvtest.Open(t), machine: root.New()})
 }
 
 func id(n int) cluster.ID { return cluster.ID{byte(n >> 8), byte(n)} }

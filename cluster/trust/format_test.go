@@ -5,32 +5,18 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/pem"
-	"flag"
 	"os"
 	"reflect"
 	"testing"
 
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/tests/expect"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // golden compares data with a golden file. A difference is a new format: it needs a new magic.
 func golden(t *testing.T, name string, data []byte) {
 	t.Helper()
-	path := "testdata/" + name + ".golden"
-	if *update {
-		if err := os.WriteFile(path, data, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(data, want) {
-		t.Errorf("%s differs from its golden file", name)
-	}
+	expect.Golden(t, name+".golden", data)
 }
 
 func TestFormatsStayAsTheyAre(t *testing.T) {
@@ -42,7 +28,7 @@ func TestFormatsStayAsTheyAre(t *testing.T) {
 	golden(t, "proof", proof[:])
 
 	// The list has a certificate in it, so it is read and written.
-	if *update {
+	if expect.Updating() {
 		list := newRealm(t).list.Revoke(cluster.PeerID{1}, cluster.PeerID{2})
 		golden(t, "list", list.Marshal())
 	}

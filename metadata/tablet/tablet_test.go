@@ -10,7 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/holdfast/holdfast/cluster/kv"
-	"github.com/holdfast/holdfast/cluster/vfs"
+	"github.com/holdfast/holdfast/cluster/kv/kvtest"
 	"github.com/holdfast/holdfast/metadata/record"
 )
 
@@ -23,16 +23,7 @@ type replica struct {
 
 func newReplica(t *testing.T) *replica {
 	t.Helper()
-	db, err := kv.Open(kv.Config{FS: vfs.NewMemory(1), Dir: "/state"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return &replica{t: t, db: db}
+	return &replica{t: t, db: kvtest.Open(t)}
 }
 
 func (r *replica) apply(term uint64, command []byte) Answer {
