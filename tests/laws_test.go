@@ -284,6 +284,38 @@ func TestReadmeMapEqualsTheTree(t *testing.T) {
 	}
 }
 
+// TestDocumentsNameTestsThatExist: a promise whose test was renamed or removed has none.
+func TestDocumentsNameTestsThatExist(t *testing.T) {
+	exists := map[string]bool{}
+	for _, f := range tree(t) {
+		for _, decl := range f.ast.Decls {
+			if fn, ok := decl.(*ast.FuncDecl); ok && fn.Recv == nil && f.test {
+				exists[fn.Name.Name] = true
+			}
+		}
+	}
+	documents, err := filepath.Glob("../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := 0
+	for _, name := range append(documents, "../README.md", "../fusefs/SEMANTICS.md") {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range regexp.MustCompile("`(Test[A-Za-z0-9]+)`").FindAllStringSubmatch(string(text), -1) {
+			named++
+			if !exists[match[1]] {
+				t.Errorf("%s names %s, which is no test", name, match[1])
+			}
+		}
+	}
+	if named < 20 {
+		t.Errorf("only %d tests are named: the pattern is wrong", named)
+	}
+}
+
 // TestFilesStaySmall watches the worst file: the longest files are where readers give up.
 func TestFilesStaySmall(t *testing.T) {
 	const most = 900
