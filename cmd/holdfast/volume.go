@@ -22,8 +22,8 @@ func newVolume(s *session) *cobra.Command {
 }
 
 func newVolumeLs(s *session) *cobra.Command {
-	return newListing(s, "List the volumes", `Lists the volumes. EPOCH grows with every change of the row, GROUP is the placement group that the volume was made
-of, AWAY how many of its shards lie elsewhere than there.`, (*admin.Client).Volumes, printVolumes)
+	return newListing(s, "List the volumes", `Lists the volumes. GROUP is the placement group that a volume was made from, EPOCH grows with every change of its row,
+AWAY is how many of its shards are not on their home drives.`, (*admin.Client).Volumes, printVolumes)
 }
 
 func printVolumes(w io.Writer, volumes []admin.Volume) error {

@@ -30,7 +30,7 @@ var (
 	ErrNotFound = errors.New("not found")
 )
 
-// Client asks one gateway. HTTP and all fields must be set.
+// Client asks one gateway. All fields must be set.
 type Client struct {
 	Endpoint string // http://host:port
 	HTTP     *http.Client

@@ -33,7 +33,8 @@ type Config struct {
 	Zone, Rack string
 	// Listen is the address of the S3 listener, host:port.
 	Listen string
-	// Peer is the address of the listener for other peers, host:port; empty means the host of Listen and a free port.
+	// Peer is the address of the listener for other peers, host:port; empty means the host of Listen, and the port of the
+	// last start, or 9001, or a free one where these are taken.
 	// Gossip is the one for gossip, on the same host; empty means the port above.
 	Peer, Gossip string
 	// Join, when not empty, is a token: a peer that is in no cluster joins the one that the token is of.
@@ -45,7 +46,7 @@ type Config struct {
 	TLSCert, TLSKey string
 	// Memory is the budget of row buffers in bytes; zero means a quarter of RAM, at most 1 GiB.
 	Memory int64
-	// RootKey, when not nil, becomes the root access key.
+	// RootKey, when not nil, becomes the root access key of a cluster of one peer.
 	RootKey *Credentials
 	// HomeBucket, when not empty, is made when the peer becomes ready and there is no such bucket.
 	HomeBucket string
