@@ -7,7 +7,8 @@
 //	          ◄── frame(answer, header), { frame(piece), bytes }… ── verified again here
 //
 // Shard bytes travel as they are. Everything else stands in small frames with a checksum (FORMAT.md). It works over
-// any http.Client and http.Server, HTTP/1.1 and HTTP/2; who may call is for the listener below to decide.
+// any http.Client and http.Server, HTTP/1.1 and HTTP/2; who may call is for the listener below to decide, and who may
+// change which volume for HandlerOptions.Allow.
 //
 // # Promises
 //

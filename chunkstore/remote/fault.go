@@ -12,6 +12,10 @@ import (
 // ErrDriveDown: it is no word about any shard.
 var ErrForeign = errors.New("peer does not serve this drive")
 
+// ErrNotEntitled says that the caller may not change that volume: it did not open it, and does not lead the names. A
+// Drive wraps it in ErrDriveDown too.
+var ErrNotEntitled = errors.New("the caller may not change this volume")
+
 // faultBits are the sentinels that travel, by bit. An error that is several of them stays several. Bits are never
 // given another meaning.
 var faultBits = [...]error{
@@ -25,6 +29,7 @@ var faultBits = [...]error{
 	ErrProtocol,
 	context.Canceled,
 	context.DeadlineExceeded,
+	ErrNotEntitled,
 }
 
 // faultOther is an error that is none of the sentinels.
@@ -56,8 +61,9 @@ type peerError struct {
 func (e *peerError) Error() string   { return e.text }
 func (e *peerError) Unwrap() []error { return e.is }
 
-// aboutPeer are the bits of ErrForeign and ErrProtocol: with them nothing else that a peer tells is about a shard.
-var aboutPeer = faultOf(ErrForeign) | faultOf(ErrProtocol)
+// aboutPeer are the bits of ErrForeign, ErrProtocol and ErrNotEntitled: with them nothing else that a peer tells is about
+// a shard.
+var aboutPeer = faultOf(ErrForeign) | faultOf(ErrProtocol) | faultOf(ErrNotEntitled)
 
 // fault makes an error of what a peer told. The contract allows only its own sentinels and the end of the caller's
 // context: whatever else a peer tells, the end of its own context for one, means that the drive is down.

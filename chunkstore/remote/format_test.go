@@ -223,16 +223,17 @@ func TestFaultsSurviveTheTrip(t *testing.T) {
 				t.Errorf("%v arrives as %v", sent, got)
 			}
 			ofContract := false
-			ofPeer := errors.Is(sent, ErrForeign) || errors.Is(sent, ErrProtocol) // and then of nothing else
+			about := func(s error) bool { return s == ErrForeign || s == ErrProtocol || s == ErrNotEntitled }
+			ofPeer := about(a) || about(b) // and then of nothing else
 			for _, s := range faultBits {
-				want := errors.Is(sent, s) && !isContext(s) && (!ofPeer || s == ErrForeign || s == ErrProtocol)
+				want := errors.Is(sent, s) && !isContext(s) && (!ofPeer || about(s))
 				if s == chunkstore.ErrDriveDown {
 					continue
 				}
 				if errors.Is(got, s) != want {
 					t.Errorf("%v arrives as %v: %v", sent, got, s)
 				}
-				ofContract = ofContract || want && s != ErrForeign && s != ErrProtocol
+				ofContract = ofContract || want && !about(s)
 			}
 			if down := errors.Is(got, chunkstore.ErrDriveDown); down != (errors.Is(sent, chunkstore.ErrDriveDown) || !ofContract) {
 				t.Errorf("%v arrives as %v", sent, got)

@@ -26,6 +26,45 @@ type HandlerOptions struct {
 	Memory int64
 	// Silence is how long a caller may neither send nor take a byte before its call is ended. Zero means 5 s.
 	Silence time.Duration
+	// Allow says whether who makes the call of this context may change the shards of a volume; nil allows everybody
+	// everything. It may take a while: the bytes of a put arrive meanwhile. What it refuses it wraps in ErrNotEntitled,
+	// and any other error says that it cannot tell, which refuses the call too.
+	Allow func(ctx context.Context, volume chunkstore.VolumeID, change Change) error
+	// Refusals, when not nil, counts.
+	Refusals *Refusals
+}
+
+// Change is what a call does to the shards of a volume.
+type Change uint8
+
+// The changes.
+const (
+	Put Change = iota
+	Delete
+	Seal
+)
+
+// String is the name of the call.
+func (c Change) String() string { return [...]string{"put", "delete", "seal"}[c] }
+
+// Refusals counts the calls that were refused for what they are, by reason.
+type Refusals struct {
+	// NotEntitled are changes of volumes that are another peer's, Stale those with an epoch that the drive has sealed,
+	// Foreign calls for another cluster or drive, Protocol what is no call, or one under the path of another.
+	NotEntitled, Stale, Foreign, Protocol atomic.Uint64
+}
+
+func (r *Refusals) count(cause error) {
+	if r == nil {
+		return
+	}
+	for reason, counter := range map[error]*atomic.Uint64{
+		ErrNotEntitled: &r.NotEntitled, chunkstore.ErrStaleVolume: &r.Stale, ErrForeign: &r.Foreign, ErrProtocol: &r.Protocol,
+	} {
+		if errors.Is(cause, reason) {
+			counter.Add(1)
+		}
+	}
 }
 
 // The defaults of Options and HandlerOptions.
@@ -181,12 +220,18 @@ func (x *exchange) call(k kind, r *reader) error {
 	case kindDelete:
 		keys, err := decodeKeys(r)
 		if err == nil {
+			err = x.mayDelete(ctx, keys)
+		}
+		if err == nil {
 			err = d.Delete(ctx, keys)
 		}
 		return x.answer(err, nil)
 	case kindSeal:
 		volume, epoch := chunkstore.VolumeID(r.u64()), cluster.Epoch(r.u64())
 		err := r.end("seal")
+		if err == nil {
+			err = x.may(ctx, volume, Seal)
+		}
 		if err == nil {
 			err = d.Seal(ctx, volume, epoch)
 		}
@@ -202,6 +247,31 @@ func (x *exchange) call(k kind, r *reader) error {
 		return x.answer(r.end("status"), nil)
 	}
 	return x.answer(fmt.Errorf("%v is no call: %w", k, ErrProtocol), nil)
+}
+
+// may says whether the caller may change a volume.
+func (x *exchange) may(ctx context.Context, volume chunkstore.VolumeID, change Change) error {
+	allow := x.handler.options.Allow
+	if allow == nil {
+		return nil
+	}
+	if err := allow(ctx, volume, change); err != nil {
+		return fmt.Errorf("%v in volume %d: %w", change, volume, down(err))
+	}
+	return nil
+}
+
+// mayDelete asks for each volume once. Keys of one stand together.
+func (x *exchange) mayDelete(ctx context.Context, keys []chunkstore.ShardKey) error {
+	for i, key := range keys {
+		if i > 0 && key.Volume == keys[i-1].Volume {
+			continue
+		}
+		if err := x.may(ctx, key.Volume, Delete); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // decodeKeys reads the shards of a delete.
@@ -244,6 +314,7 @@ func (x *exchange) appendAnswer(b []byte, cause error, message []byte) []byte {
 	a := answer{fault: faultOf(cause)}
 	if cause != nil {
 		a.text, message = cause.Error(), nil
+		x.handler.options.Refusals.count(cause)
 	}
 	if x.drive != nil {
 		// The number is taken before the status, so that the highest one knows of all that was done before it.

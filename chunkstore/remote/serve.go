@@ -13,6 +13,8 @@ func (x *exchange) put(r *reader) error {
 	if err := r.end("put"); err != nil {
 		return x.refuse(err)
 	}
+	allowed := make(chan error, 1)
+	go func() { allowed <- x.may(x.r.Context(), h.Key.Volume, Put) }()
 	x.watch.Pause()
 	b, err := x.handler.memory.take(x.r.Context(), h.Layout.Cell, int(h.Layout.Rows), x.handler.options.Silence)
 	x.watch.Moved()
@@ -32,6 +34,9 @@ func (x *exchange) put(r *reader) error {
 		return x.refuse(err)
 	}
 	x.watch.Pause()
+	if err := <-allowed; err != nil {
+		return x.answer(err, nil)
+	}
 	return x.answer(x.drive.Put(x.r.Context(), h, b.parts), nil)
 }
 

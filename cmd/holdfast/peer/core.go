@@ -47,6 +47,7 @@ type core struct {
 	links    *links            // connections with the other peers
 	watcher  *topology.Watcher // the newest map
 	remotes  *remotes          // drives of other peers
+	entitled *entitled         // which of them may change what on the drives here
 	names    *route.Router     // names, wherever their leader is
 	chunks   *chunkstore.Store // bytes
 	objects  *multipart.Store  // names and bytes together
@@ -111,6 +112,7 @@ func (c *core) connect() (err error) {
 	})
 	c.root = root.At(rows)
 	c.lead = &leadership{core: c}
+	c.entitled = &entitled{leads: c.leadsNames}
 	c.seat = &route.Seat{
 		Member: c.tabletMember, Self: p.id(), Open: c.openCatalog, Lead: c.lead.work, Log: p.log,
 		PeerOf: func(replica uint64) (cluster.PeerID, bool) { return p.peerOf(tabletGroup, replica) },
@@ -129,7 +131,14 @@ func (c *core) connect() (err error) {
 		Self: p.id(), Leader: func() (cluster.PeerID, bool, bool) { return c.leaders.of(tabletGroup) },
 		Local: c.seat.Local, Remote: c.namesOf, Alone: c.namesAlone,
 	})
+	c.entitled.readOwners(c.volumes())
 	return nil
+}
+
+// leadsNames tells whether a peer leads the names, as far as this one knows.
+func (c *core) leadsNames(id cluster.PeerID) bool {
+	leader, _, ok := c.leaders.of(tabletGroup)
+	return ok && leader == id
 }
 
 // begin starts to follow the cluster, and to lead where this peer does. A peer that is alone waits until it does.
@@ -189,7 +198,9 @@ func (c *core) openBytes() (err error) {
 // served are the questions that other peers may ask.
 func (c *core) served(rows *root.Router) ([]transport.Route, []transport.Inlet) {
 	p := c.peer
-	drives := chunkremote.Handler(p.ownDrive, chunkremote.HandlerOptions{Cluster: p.cluster})
+	drives := chunkremote.Handler(p.ownDrive, chunkremote.HandlerOptions{
+		Cluster: p.cluster, Allow: c.entitled.allow, Refusals: &c.entitled.refusals,
+	})
 	names := nameremote.Handler(route.Local(route.Config{
 		Self: p.id(), Leader: func() (cluster.PeerID, bool, bool) { return c.leaders.of(tabletGroup) }, Local: c.seat.Local,
 	}))

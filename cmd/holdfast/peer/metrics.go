@@ -21,6 +21,7 @@ var (
 	descDamaged  = prometheus.NewDesc("holdfast_drive_damaged_records", "Records that failed a digest since the drive was opened.", []string{"drive"}, nil)
 	descRestored = counterDesc("shards_restored_total", "Shards copied or rebuilt on another drive, by repair and by moves.")
 	descCopied   = counterDesc("shard_bytes_restored_total", "Payload bytes of those shards.")
+	descCalls    = prometheus.NewDesc("holdfast_drive_calls_refused_total", "Calls of other peers for drives of this one that were refused, by reason.", []string{"reason"}, nil)
 	descShortage = prometheus.NewDesc("holdfast_under_protected_chunks", "Chunks with shards missing or away from home.", nil, nil)
 )
 
@@ -49,6 +50,12 @@ func (s storeCollector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value))
 	}
 	out <- prometheus.MustNewConstMetric(descShortage, prometheus.GaugeValue, float64(repaired.UnderProtected))
+	refusals := &s.core.entitled.refusals
+	for reason, count := range map[string]uint64{
+		"not_entitled": refusals.NotEntitled.Load(), "stale_epoch": refusals.Stale.Load(), "foreign": refusals.Foreign.Load(), "protocol": refusals.Protocol.Load(),
+	} {
+		out <- prometheus.MustNewConstMetric(descCalls, prometheus.CounterValue, float64(count), reason)
+	}
 	for _, row := range (source{s.core.peer, s.core}).driveRows(nil) {
 		up := 0.0
 		if row.State == string(slotUp) {
