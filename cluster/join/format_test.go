@@ -83,6 +83,7 @@ func TestFormatsStayAsTheyAre(t *testing.T) {
 	token.Peer, token.Key = cluster.PeerID{1}, fixedRequest(t).PublicKey()
 	golden(t, "token-used", tokenRow(token, 0).Value)
 	golden(t, "gossip", marshalGossip([]membership.Key{{1}, {2}}))
+	golden(t, "rotation", rotation{using, 7}.marshal())
 }
 
 // TestAnswersStayAsTheyAre: a certificate is in it, so it is read and written.
@@ -178,7 +179,7 @@ func TestFormatsAreWrittenDown(t *testing.T) {
 	}
 	want := []string{
 		magic, tokenMagic, gossipMagic, bindingLabel, "`" + possessionUse + "`", "`" + returnUse + "`", trust.JoinProtocol, "POST " + RenewPath,
-		"`" + authorityName + "`", "`" + listName + "`", "`" + gossipName + "`", fmt.Sprintf("%d bytes", headSize),
+		"`" + authorityName + "`", "`" + listName + "`", "`" + gossipName + "`", rotationMagic, "`" + rotationName + "`", fmt.Sprintf("%d bytes", headSize),
 		fmt.Sprintf("at most %d KiB", maxAsk>>10), fmt.Sprintf("at most %d MiB", maxAnswer>>20), fmt.Sprintf("at most %d KiB", maxRenewal>>10),
 	}
 	for _, known := range refusals {

@@ -134,6 +134,60 @@ func (r *ring) remove(key Key) error {
 	return r.shared.RemoveKey(key[:])
 }
 
+// set makes the keys those of the ring, the first for sealing. On the way what any of the keys before and after seals is
+// opened as long as there is room for it.
+func (r *ring) set(keys []Key) error {
+	if len(keys) == 0 || len(keys) > ringLimit {
+		return fmt.Errorf("%d gossip keys: %w", len(keys), ErrRingFull)
+	}
+	if slices.Contains(keys, Key{}) || len(keys) == 2 && keys[0] == keys[1] {
+		return ErrNoKey
+	}
+	old := r.sealers()[0].key
+	drop := func(wanted func(Key) bool) error {
+		for _, s := range r.sealers()[1:] {
+			if !wanted(s.key) {
+				if err := r.remove(s.key); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	if err := drop(func(key Key) bool { return slices.Contains(keys, key) }); err != nil {
+		return err
+	}
+	if !slices.Contains(keys, old) { // the one in use goes: another has to be in use first
+		if err := drop(func(key Key) bool { return key == keys[0] }); err != nil {
+			return err
+		}
+		if err := r.change(keys[0]); err != nil {
+			return err
+		}
+		if err := r.remove(old); err != nil {
+			return err
+		}
+	}
+	for _, key := range keys {
+		if err := r.add(key); err != nil {
+			return err
+		}
+	}
+	return r.use(keys[0])
+}
+
+// change adds a key and seals with it.
+func (r *ring) change(key Key) error {
+	if err := r.add(key); err != nil {
+		return err
+	}
+	return r.use(key)
+}
+
+// SetKeys makes the keys, one or two, those of this peer: the first seals, all open. A rotation is three of it on every
+// peer, each when all have done the one before: old and new, new and old, new. One goroutine at a time may change keys.
+func (m *Membership) SetKeys(keys []Key) error { return m.ring.set(keys) }
+
 // AddKey takes what is sealed with the key from now on. First step of a rotation, on every peer.
 func (m *Membership) AddKey(key Key) error { return m.ring.add(key) }
 

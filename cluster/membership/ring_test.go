@@ -1,10 +1,12 @@
 package membership
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -148,6 +150,58 @@ func TestKeysNeverShow(t *testing.T) {
 			t.Errorf("shows %s: %s", secret, out.String())
 		}
 	}
+}
+
+// TestTheRingIsSetFromAnythingToAnything goes from each ring of three keys to each other, and checks both lists of keys.
+func TestTheRingIsSetFromAnythingToAnything(t *testing.T) {
+	var rings [][]Key
+	for a := byte(1); a <= 3; a++ {
+		rings = append(rings, []Key{{a}})
+		for b := byte(1); b <= 3; b++ {
+			if a != b {
+				rings = append(rings, []Key{{a}, {b}})
+			}
+		}
+	}
+	for _, from := range rings {
+		for _, to := range rings {
+			r, err := newRing(from)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := r.set(to); err != nil {
+				t.Errorf("from %d keys to %d: %v", len(from), len(to), err)
+				continue
+			}
+			var gate, shared []Key
+			for _, s := range r.sealers() {
+				gate = append(gate, s.key)
+			}
+			for _, key := range r.shared.GetKeys() {
+				shared = append(shared, Key(key))
+			}
+			if !slices.Equal(gate, to) || !slices.Equal(shared, to) || !bytes.Equal(r.shared.GetPrimaryKey(), to[0][:]) {
+				t.Errorf("from %x to %x it has %x and %x", first(from), first(to), first(gate), first(shared))
+			}
+		}
+	}
+	r, err := newRing([]Key{{1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range [][]Key{nil, {{}}, {{1}, {}}, {{1}, {1}}, {{1}, {2}, {3}}} {
+		if r.set(bad) == nil || len(r.sealers()) != 1 {
+			t.Errorf("a ring of %d keys was taken", len(bad))
+		}
+	}
+}
+
+// first are the first bytes of keys, which show.
+func first(keys []Key) (bytes []byte) {
+	for _, key := range keys {
+		bytes = append(bytes, key[0])
+	}
+	return bytes
 }
 
 func TestRingRefuses(t *testing.T) {

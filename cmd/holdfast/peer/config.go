@@ -102,6 +102,8 @@ type Seams struct {
 	LogSegment int64
 	// RepairEvery is how often repair and rebalance look for work; zero means their own defaults.
 	RepairEvery time.Duration
+	// RotateEvery is how often gossip keys are looked at; zero means the default.
+	RotateEvery time.Duration
 	// Machine, Tablet and Drive, when not nil, wrap the state machine of a group, the tablet's replica and each drive of
 	// this peer: a test watches them, or breaks one of their rules to see that it is noticed.
 	Machine func(raft.GroupID, raft.Machine) raft.Machine

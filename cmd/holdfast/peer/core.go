@@ -153,6 +153,7 @@ func (c *core) begin(ctx context.Context) error {
 		c.workers.Go(c.replicas),
 		c.workers.Go(c.links.lists),
 		c.workers.Go(c.links.renewer),
+		c.workers.Go(c.links.keys),
 		c.workers.Go(worker.Func("announce", c.announce)),
 		c.workers.Go(worker.Func("keys", c.keepKeys)),
 	)

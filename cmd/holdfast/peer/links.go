@@ -41,6 +41,7 @@ type links struct {
 	// lists and renewer keep what this peer trusts, and is trusted by, up to date.
 	lists   *join.Lists
 	renewer *join.Renewer
+	keys    *join.GossipKeys
 	gossip  *membership.Membership // nil where a test runs without
 	// address and gossipAt are what others are told.
 	address, gossipAt string
@@ -91,6 +92,13 @@ func (l *links) keepTrust(rows *root.Client, watcher *topology.Watcher) {
 			l.server.TrustChanged()
 			l.peers.TrustChanged()
 		},
+	}
+	l.keys = &join.GossipKeys{
+		Root: rows, Held: p.self.Load().gossip, Every: p.seams.RotateEvery, Log: p.log,
+		Save: func(keys []membership.Key) error { return p.changeSelf(func(s *self) { s.gossip = keys }) },
+	}
+	if l.gossip != nil {
+		l.keys.Use = l.gossip.SetKeys
 	}
 	l.renewer = &join.Renewer{
 		Trust: l.trust, Root: rows, Peers: l.peers, Now: p.seams.Now, Log: p.log,

@@ -22,6 +22,7 @@ var (
 	descRestored = counterDesc("shards_restored_total", "Shards copied or rebuilt on another drive, by repair and by moves.")
 	descCopied   = counterDesc("shard_bytes_restored_total", "Payload bytes of those shards.")
 	descCalls    = prometheus.NewDesc("holdfast_drive_calls_refused_total", "Calls of other peers for drives of this one that were refused, by reason.", []string{"reason"}, nil)
+	descGossip   = prometheus.NewDesc("holdfast_gossip_dropped_total", "Gossip that was dropped, by reason.", []string{"reason"}, nil)
 	descShortage = prometheus.NewDesc("holdfast_under_protected_chunks", "Chunks with shards missing or away from home.", nil, nil)
 )
 
@@ -55,6 +56,15 @@ func (s storeCollector) Collect(out chan<- prometheus.Metric) {
 		"not_entitled": refusals.NotEntitled.Load(), "stale_epoch": refusals.Stale.Load(), "foreign": refusals.Foreign.Load(), "protocol": refusals.Protocol.Load(),
 	} {
 		out <- prometheus.MustNewConstMetric(descCalls, prometheus.CounterValue, float64(count), reason)
+	}
+	if gossip := s.core.links.gossip; gossip != nil {
+		st := gossip.Stats()
+		for reason, count := range map[string]uint64{
+			"wrong_cluster": st.WrongLabel, "wrong_key": st.WrongKey, "malformed": st.Malformed, "replayed": st.Replayed, "busy": st.Busy,
+			"stranger": st.Strangers, "forged": st.Forged, "unreadable": st.Unreadable,
+		} {
+			out <- prometheus.MustNewConstMetric(descGossip, prometheus.CounterValue, float64(count), reason)
+		}
 	}
 	for _, row := range (source{s.core.peer, s.core}).driveRows(nil) {
 		up := 0.0

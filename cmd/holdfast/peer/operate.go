@@ -142,7 +142,7 @@ func (s source) removePeer(ctx context.Context, m *topology.Map, target topology
 		return nil, err
 	}
 	s.core.watcher.Take(now)
-	return &admin.Done{Said: "peer " + target.Name + " was removed; its certificate opens nothing any more. Stop it where it still runs"}, nil
+	return &admin.Done{Said: "peer " + target.Name + " was removed; its certificate opens nothing any more, and the others take a new gossip key. Stop it where it still runs"}, nil
 }
 
 // ActOnDrive implements admin.Source. A drive is named PEER/NAME, or by its id, or in a cluster of one peer by its name.

@@ -9,6 +9,7 @@ import (
 	"github.com/holdfast/holdfast/chunkstore/rebalance"
 	"github.com/holdfast/holdfast/chunkstore/repair"
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/join"
 	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/cluster/transport"
 	"github.com/holdfast/holdfast/cmd/holdfast/admin"
@@ -36,6 +37,8 @@ type report struct {
 	Repair  *repair.Progress    `json:"repair,omitempty"`
 	Balance *rebalance.Progress `json:"balance,omitempty"`
 	Groups  []groupReport       `json:"groups"`
+	// Holds is what the rotation of the gossip key waits for.
+	Holds join.Holding `json:"holds"`
 }
 
 // groupReport is a replica of this peer.
@@ -52,6 +55,7 @@ type groupReport struct {
 func (c *core) report() (report, error) {
 	p := c.peer
 	r := report{Version: p.config.Version, Uptime: p.seams.Now().Sub(p.started), Drives: source{p, c}.ownDriveRows(), Tolerated: c.host.Mirrors().Tolerated}
+	r.Holds = join.Holding{List: c.links.trust.List().Epoch, Keys: c.links.keys.Prints()}
 	if c.host.Failed() != nil {
 		r.Tolerated = -1
 	}

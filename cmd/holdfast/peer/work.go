@@ -3,12 +3,14 @@ package peer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/chunkstore/rebalance"
 	"github.com/holdfast/holdfast/chunkstore/repair"
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/join"
 	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/cluster/replicas"
 	"github.com/holdfast/holdfast/cluster/root"
@@ -54,6 +56,7 @@ func (c *core) leaderWork() []worker.Worker {
 		worker.Func("seal", c.sealAbandoned),
 		worker.Func("out", c.outs),
 		worker.Func("delete", c.objects.Run),
+		&join.Rotation{Root: c.root, Holdings: c.holdings, Every: c.peer.seams.RotateEvery, Log: c.peer.log},
 	}
 }
 
@@ -168,6 +171,32 @@ func (c *core) regroup(ctx context.Context) error {
 		case <-news:
 		}
 	}
+}
+
+// awayFor is how long a peer must be unreachable until the rotation of the gossip key goes on without it.
+const awayFor = 10 * time.Second
+
+// holdings are what the peers that are up have of what a removal changes. It is an error that one of them does not say.
+func (c *core) holdings(ctx context.Context) (map[cluster.PeerID]join.Holding, error) {
+	m, err := c.mapNow(ctx)
+	if err != nil {
+		return nil, err
+	}
+	reports, err := c.reports(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[cluster.PeerID]join.Holding)
+	for _, member := range m.Members() {
+		if r, ok := reports[member.ID]; ok {
+			all[member.ID] = r.Holds
+			continue
+		}
+		if up, since := c.reachable(member.ID); up || c.peer.seams.Now().Sub(since) < awayFor {
+			return nil, fmt.Errorf("%s does not say which gossip key it has", member.Name)
+		}
+	}
+	return all, nil
 }
 
 // sealAbandoned seals the open volumes of peers that are gone, until ctx ends.
