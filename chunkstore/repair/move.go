@@ -33,8 +33,9 @@ func (w *Worker) canGoHome(v chunkstore.Volume) uint16 {
 // goHome copies the shards of the slots in mask to their home drives, changes the row, and deletes the copies that it
 // does not name any more. The volume is sealed.
 func (w *Worker) goHome(ctx context.Context, v chunkstore.Volume, mask uint16, s survey) error {
-	if bits.OnesCount16(s.answered) < chunkstore.SealQuorum {
-		return nil // there may be chunks that no slot which answered tells of
+	if n := bits.OnesCount16(s.answered); n < chunkstore.SealQuorum {
+		w.wait(v.ID, fmt.Errorf("%d of its drives answer, and others may hold chunks that these do not know of", n))
+		return nil
 	}
 	target := v
 	var copied [chunkstore.Shards]map[chunkstore.ChunkID]struct{}
@@ -55,15 +56,18 @@ func (w *Worker) goHome(ctx context.Context, v chunkstore.Volume, mask uint16, s
 		}
 	}
 	if target.Slots == v.Slots {
+		w.wait(v.ID, errors.New("none of its slots could be copied"))
 		return nil
 	}
 	moved, err := w.config.Store.UpdateVolume(ctx, target)
 	if errors.Is(err, chunkstore.ErrStaleVolume) || errors.Is(err, chunkstore.ErrNotFound) {
+		w.wait(v.ID, err)
 		return nil // another peer changed it meanwhile: the next pass sees the new row
 	}
 	if err != nil {
 		return err
 	}
+	w.volumes[v.ID].waits = time.Time{}
 	for i := range chunkstore.Shards {
 		if moved.Slots[i] == v.Slots[i] {
 			continue

@@ -20,6 +20,7 @@ package repair
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -35,6 +36,10 @@ const (
 	// DefaultShare is the part of the time that repair works while all chunks survive the loss of one drive more;
 	// otherwise it does not pause.
 	DefaultShare = 0.5
+	// slowPass is how long a pass takes until the log says what it is at: moves of many volumes take hours.
+	slowPass = time.Minute
+	// tellWaiting is how often the log says that a volume waits.
+	tellWaiting = time.Minute
 	// intentsPerPass bounds the memory of one pass; the next one takes the rest.
 	intentsPerPass = 10_000
 )
@@ -80,6 +85,8 @@ type Worker struct {
 	config Config
 	kick   chan struct{} // holds one wake-up
 
+	doing atomic.Pointer[string] // what a pass is at
+
 	changed atomic.Pointer[<-chan struct{}] // where Run hears of drives that come and go; nil outside of it
 
 	run sync.Mutex // one pass at a time; held over I/O by design
@@ -112,7 +119,9 @@ type known struct {
 	listed   uint16 // slots that were up then
 	chunks   int64  // union of all slots that answered, without remains
 	remains  int64
-	short    map[chunkstore.ChunkID]struct{} // chunks with shards missing on drives that are up
+	// waits is since when the volume should be brought in order and cannot be, or when that was told last; zero: it is or can.
+	waits time.Time
+	short map[chunkstore.ChunkID]struct{} // chunks with shards missing on drives that are up
 }
 
 func (k *known) note(v chunkstore.Volume, s survey) {
@@ -198,6 +207,25 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 }
 
+// at notes what the pass is at, for who wonders.
+func (w *Worker) at(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	w.doing.Store(&text)
+}
+
+// wait notes that a volume cannot be brought in order in this pass, and why. It is logged when it stays so.
+func (w *Worker) wait(id chunkstore.VolumeID, why error) {
+	k := w.volumes[id]
+	now := time.Now()
+	switch {
+	case k.waits.IsZero():
+		k.waits = now
+	case now.Sub(k.waits) >= tellWaiting:
+		w.config.Log.Warn("a volume waits to be brought in order", "volume", id, "why", why)
+		k.waits = now
+	}
+}
+
 // RunOnce makes one pass and returns what is left. An error means that rows could not be read or changed; shards that
 // could not be restored are counted, logged and tried again by the next pass.
 func (w *Worker) RunOnce(ctx context.Context) (Progress, error) {
@@ -209,6 +237,12 @@ func (w *Worker) RunOnce(ctx context.Context) (Progress, error) {
 	}
 	w.failed, w.failure = 0, nil
 	w.pass++
+	begun := time.Now()
+	slow := time.AfterFunc(slowPass, func() {
+		w.config.Log.Info("a pass of repair takes long", "since", begun, "at", *w.doing.Load())
+	})
+	defer slow.Stop()
+	w.at("volume rows")
 	rows, err := w.observe(ctx)
 	if err != nil {
 		return w.Progress(), err
@@ -217,12 +251,14 @@ func (w *Worker) RunOnce(ctx context.Context) (Progress, error) {
 	if err != nil {
 		return w.Progress(), err
 	}
+	w.at("%d chunks known to be damaged or short", len(intents))
 	if err := w.settle(ctx, intents); err != nil {
 		return w.Progress(), err
 	}
 	if err := w.tendAll(ctx, rows); err != nil {
 		return w.Progress(), err
 	}
+	w.at("leftovers of moves")
 	if err := w.clear(ctx, rows); err != nil {
 		return w.Progress(), err
 	}

@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/bits"
 	"slices"
+	"time"
 
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/cluster/placement"
@@ -151,11 +152,18 @@ func (w *Worker) tend(ctx context.Context, v chunkstore.Volume, moves bool) erro
 	}
 	home := goes()
 	if home == 0 && (moves || !k.dirty) {
+		if v.Slots == v.Home {
+			k.waits = time.Time{}
+		} else if v.DoubledUp() != moves {
+			w.wait(v.ID, errors.New("the drives of its home are not up"))
+		}
 		return nil
 	}
+	w.at("volume %d", v.ID)
 	if home != 0 {
 		sealed, err := w.config.Store.Seal(ctx, v.ID)
 		if errors.Is(err, chunkstore.ErrDriveDown) || errors.Is(err, chunkstore.ErrStaleVolume) || errors.Is(err, chunkstore.ErrNotFound) {
+			w.wait(v.ID, err)
 			return nil // too few slots answer, or another peer changes it now: the next pass
 		}
 		if err != nil {
