@@ -21,8 +21,6 @@ import (
 	"github.com/holdfast/holdfast/tests/expect"
 )
 
-const goldenFile = "testdata/protocol1.golden"
-
 var goldenKey = chunkstore.ShardKey{Volume: 0x1122334455667788, Chunk: chunkstore.ChunkID{Block: 77, Seq: 8}, Shard: 11}
 
 func goldenHeader() *chunkstore.Header {
