@@ -35,7 +35,7 @@ unit: build ## the packages' own tests
 clients: build ## the running binary: real clients, mounts, kill -9, moved drives
 	HOLDFAST_BIN=$(CURDIR)/$(BIN) go test -count=1 -p 2 -timeout 15m ./tests/...
 
-crash: build ## the long forms of the crash tests: 50 kills, 1000 power cuts, all 793 sets of lost drives (about 20 minutes)
+crash: build ## the long forms of tests: 50 kills, 1000 power cuts, all 793 sets of lost drives … (about 20 minutes)
 	HOLDFAST_LONG=1 HOLDFAST_BIN=$(CURDIR)/$(BIN) go test -count=1 -p 1 -timeout 60m ./chunkstore/... ./cluster/... ./multipart ./tests/crash
 
 sim: ## clusters in simulated time under SIM_SEEDS=2000 seeds of faults (about an hour)

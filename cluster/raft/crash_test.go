@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"syscall"
 	"testing"
@@ -13,12 +14,19 @@ import (
 	"github.com/holdfast/holdfast/tests/expect"
 )
 
-// TestPowerLossLosesNothingAcknowledged cuts the power of everything at once under load, 300 times: logs, checkpoints
-// and state are on the same file system. Some runs go through several losses, some take checkpoints meanwhile.
+// long tells whether the long forms of the tests run, as in `make crash`: they go on where the short ones end.
+func long() bool { return os.Getenv("HOLDFAST_LONG") != "" }
+
+// TestPowerLossLosesNothingAcknowledged cuts the power of everything at once under load, in 150 clusters, in its long
+// form in 300: logs, checkpoints and state are on the same file system. Some runs go through several losses, some take
+// checkpoints meanwhile.
 func TestPowerLossLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
-	runs := 300
-	if testing.Short() {
+	runs := 150
+	switch {
+	case long():
+		runs = 300
+	case testing.Short():
 		runs = 30
 	}
 	acked := 0

@@ -203,10 +203,13 @@ func (s *sim) trouble(ctx context.Context) {
 	}
 }
 
-// simSeeds is how many seeds run; HOLDFAST_RAFT_SEEDS asks for more, HOLDFAST_RAFT_SEED for one of them alone.
+// simSeeds is how many seeds run, in the long form twice as many; HOLDFAST_RAFT_SEEDS asks for more, HOLDFAST_RAFT_SEED for one of them alone.
 func simSeeds(t *testing.T) (first, count uint64) {
-	count = 200
-	if testing.Short() {
+	count = 100
+	switch {
+	case long():
+		count = 200
+	case testing.Short():
 		count = 20
 	}
 	number := func(name string) (uint64, bool) {

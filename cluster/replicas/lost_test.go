@@ -14,6 +14,7 @@ import (
 
 // TestAPeerThatLostItsReplicasGetsOthers gives a peer new drives. It is reachable, and a voter that will never vote again.
 func TestAPeerThatLostItsReplicasGetsOthers(t *testing.T) {
+	t.Parallel()
 	for _, peers := range []int{3, 4} {
 		for _, leads := range []bool{false, true} {
 			t.Run(fmt.Sprint(peers, "peers,leads", leads), func(t *testing.T) {
@@ -71,6 +72,7 @@ func lostReplicas(t *testing.T, peers int, leads bool) {
 // TestLeadersAreSpreadAfterTrouble takes the majority away and gives it back. No leadership is given away meanwhile; then the
 // groups have two leaders, and keep them.
 func TestLeadersAreSpreadAfterTrouble(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		k := grown(t, 3, 3, replicas.Settings{})
 		k.eventually("the groups have two leaders", func() bool { return k.leader(rootGroup) != k.leader(tablet) })
@@ -105,6 +107,7 @@ func TestLeadersAreSpreadAfterTrouble(t *testing.T) {
 
 // TestWhoIsNeededCannotBeLost asks for groups of one, three and four voters.
 func TestWhoIsNeededCannotBeLost(t *testing.T) {
+	t.Parallel()
 	place := func(n byte, reachable bool) replicas.Place {
 		return replicas.Place{Replica: uint64(n), Peer: cluster.PeerID{n}, Reachable: reachable}
 	}

@@ -369,6 +369,7 @@ func (w *world) wipe(p *topology.Peer) {
 // TestPlansConverge lets peers come, go, drain, die and return at random, and carries out what Plan says: each step keeps
 // a majority of reachable voters, none undoes another, and the end is the best that the peers allow.
 func TestPlansConverge(t *testing.T) {
+	t.Parallel()
 	count := uint64(5000)
 	if testing.Short() {
 		count = 1000
@@ -423,6 +424,7 @@ func TestPlansConverge(t *testing.T) {
 
 // TestChooseIsExact compares choose with all choices there are.
 func TestChooseIsExact(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(3000) {
 		random := rand.New(rand.NewPCG(seed, 2))
 		w := newWorld(t, seed, Settings{})
@@ -472,6 +474,7 @@ func TestChooseIsExact(t *testing.T) {
 }
 
 func TestTargets(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		set          Settings
 		active       int
@@ -492,6 +495,7 @@ func TestTargets(t *testing.T) {
 }
 
 func TestToleratedLossesAreTheWorstCase(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		zones string // of the voters; capital: unreachable
 		want  Losses
@@ -513,6 +517,7 @@ func TestToleratedLossesAreTheWorstCase(t *testing.T) {
 
 // TestAPeerThatReturnsInTimeChangesNothing keeps a voter's peer away for as long as may be.
 func TestAPeerThatReturnsInTimeChangesNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1, Settings{})
 	for range 3 {
 		w.join("a", "")
@@ -544,6 +549,7 @@ func TestAPeerThatReturnsInTimeChangesNothing(t *testing.T) {
 
 // TestALearnerThatDoesNotCatchUpIsGivenUp has one learner that never does, with another peer to try and without.
 func TestALearnerThatDoesNotCatchUpIsGivenUp(t *testing.T) {
+	t.Parallel()
 	for _, spare := range []bool{true, false} {
 		w := newWorld(t, 1, Settings{})
 		w.join("b", "")
@@ -578,6 +584,7 @@ func TestALearnerThatDoesNotCatchUpIsGivenUp(t *testing.T) {
 
 // TestAnOldMapChangesNothing has a member that the map does not know.
 func TestAnOldMapChangesNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1, Settings{})
 	w.view.Map.Peers[0].State = topology.Draining
 	w.join("a", "")
@@ -593,6 +600,7 @@ func TestAnOldMapChangesNothing(t *testing.T) {
 
 // TestLeadersAreSpread has two groups led by one of three peers.
 func TestLeadersAreSpread(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1, Settings{})
 	for range 3 {
 		w.join("a", "")
@@ -638,6 +646,7 @@ func TestLeadersAreSpread(t *testing.T) {
 
 // TestWhoLeavesGoesFirst has more to do than one thing.
 func TestWhoLeavesGoesFirst(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1, Settings{})
 	for range 4 {
 		w.join("a", "")

@@ -14,12 +14,19 @@ import (
 	"github.com/holdfast/holdfast/cluster/topology"
 )
 
+// long tells whether the long forms of the tests run, as in `make crash`.
+func long() bool { return os.Getenv("HOLDFAST_LONG") != "" }
+
 // TestClustersEndAsTheyShould lets peers come, drain, be cut off, crash, lose what they hold and return while answers are
 // lost, under a load: what was acknowledged is there, every group has the voters that it should, and nothing is left behind.
 // HOLDFAST_REPLICAS_SEEDS asks for more seeds, HOLDFAST_REPLICAS_SEED for one of them alone.
 func TestClustersEndAsTheyShould(t *testing.T) {
-	first, count := uint64(0), uint64(8)
-	if testing.Short() {
+	t.Parallel()
+	first, count := uint64(0), uint64(6)
+	switch {
+	case long():
+		count = 24
+	case testing.Short():
 		count = 4
 	}
 	number := func(name string) (n uint64, ok bool) {

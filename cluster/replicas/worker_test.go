@@ -14,6 +14,7 @@ import (
 
 // TestGroupsGrowUnderLoad lets a cluster of one peer become one of three, five and nine.
 func TestGroupsGrowUnderLoad(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		k := newKit(t, replicas.Settings{Voters: 9, RootVoters: 9})
 		l := k.load()
@@ -40,6 +41,7 @@ func TestGroupsGrowUnderLoad(t *testing.T) {
 
 // TestAPeerThatIsGoneIsReplaced kills a leader, waits, and lets it come back when another has its place.
 func TestAPeerThatIsGoneIsReplaced(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		k := grown(t, 4, 3, replicas.Settings{})
 		k.pause = 400 * time.Millisecond // for 10 minutes
@@ -66,6 +68,7 @@ func TestAPeerThatIsGoneIsReplaced(t *testing.T) {
 
 // TestAPeerThatReturnsInTimeKeepsItsReplica is away for less than 10 minutes.
 func TestAPeerThatReturnsInTimeKeepsItsReplica(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		k := grown(t, 4, 3, replicas.Settings{})
 		victim := k.leader(tablet)
@@ -84,6 +87,7 @@ func TestAPeerThatReturnsInTimeKeepsItsReplica(t *testing.T) {
 
 // TestALeadersPeerIsDrained drains the peer that leads, and then makes it active again.
 func TestALeadersPeerIsDrained(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		k := grown(t, 5, 3, replicas.Settings{Voters: 3, RootVoters: 3})
 		l := k.load()
@@ -107,6 +111,7 @@ func TestALeadersPeerIsDrained(t *testing.T) {
 
 // TestGroupsShrinkWithTheirPeers drains peers until one is left.
 func TestGroupsShrinkWithTheirPeers(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		k := grown(t, 5, 5, replicas.Settings{})
 		l := k.load()
@@ -121,6 +126,7 @@ func TestGroupsShrinkWithTheirPeers(t *testing.T) {
 
 // TestLeadersAreSpreadOnce has two groups and three peers.
 func TestLeadersAreSpreadOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		k := grown(t, 3, 3, replicas.Settings{})
 		if k.leader(rootGroup) != k.leader(tablet) {
@@ -137,6 +143,7 @@ func TestLeadersAreSpreadOnce(t *testing.T) {
 
 // TestLostAnswersDoNoHarm loses the first answers to every kind of call.
 func TestLostAnswersDoNoHarm(t *testing.T) {
+	t.Parallel()
 	for _, moment := range []string{"created", "removed", "listed"} {
 		for _, times := range []int64{1, 4} {
 			t.Run(fmt.Sprint(moment, times), func(t *testing.T) {
@@ -174,6 +181,7 @@ func TestLostAnswersDoNoHarm(t *testing.T) {
 // on a peer that both reach. The old one finds it there, and it is none of the members that it knows. For how long it does
 // not know depends on the phase of its clock.
 func TestAStaleLeaderRemovesNothing(t *testing.T) {
+	t.Parallel()
 	found := 0
 	for phase := range 3 {
 		synctest.Test(t, func(t *testing.T) {
@@ -244,6 +252,7 @@ func staleLeader(t *testing.T, phase time.Duration) (found bool) {
 // TestALeaderMayDieAtAnyStep replaces a voter and kills the leader in the middle of it, at every moment there is. Another
 // leader goes on, and the old one comes back.
 func TestALeaderMayDieAtAnyStep(t *testing.T) {
+	t.Parallel()
 	for _, moment := range []string{"create", "created", "step add", "step promote", "remove", "removed", "step remove", "step transfer"} {
 		t.Run(moment, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -310,6 +319,7 @@ func (k *kit) follower() *peer {
 // TestALeftoverOfADeadLeaderIsRemoved lets a leader die after it created a replica, for good as far as the group is
 // concerned: its peer is drained. The next leader finds the replica.
 func TestALeftoverOfADeadLeaderIsRemoved(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		k := grown(t, 5, 3, replicas.Settings{Voters: 3, RootVoters: 3})
 		l := k.load()
