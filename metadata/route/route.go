@@ -36,6 +36,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/holdfast/holdfast/cluster"
@@ -46,8 +47,11 @@ import (
 )
 
 const (
-	// DefaultPatience is how long a call goes on without a leader: three elections of the longest kind.
-	DefaultPatience = 10 * time.Second
+	// DefaultPatience is how long calls go on without a leader: two elections of the longest kind.
+	DefaultPatience = 6 * time.Second
+	// leastPatience is how long a call goes on at least, when others before it found no leader for long: whoever asks may
+	// have another gateway to go to, and asks that one sooner.
+	leastPatience = 500 * time.Millisecond
 	// firstPause and lastPause are the waits between attempts.
 	firstPause = 10 * time.Millisecond
 	lastPause  = 500 * time.Millisecond
@@ -71,8 +75,8 @@ type Config struct {
 	// Alone says that the catalog is here and no other peer has a replica: no answer can be lost on the way, so writes
 	// do without the Op that would let them be repeated. Nil means never. It must not block.
 	Alone func() bool
-	// Patience is how long a call goes on, from its first failed attempt, while there is no leader. Zero means
-	// DefaultPatience, negative means no repetition.
+	// Patience is how long calls go on while there is no leader: from the first call on that found none, and half a second
+	// each at least. Zero means DefaultPatience, negative means no repetition.
 	Patience time.Duration
 }
 
@@ -80,6 +84,7 @@ type Config struct {
 type Router struct {
 	config Config
 	own    sessions
+	lack   lack
 	// localOnly routers refuse what another peer would have to answer.
 	localOnly bool
 }
@@ -177,7 +182,7 @@ func ask[A any](ctx context.Context, r *Router, c class, call func(context.Conte
 
 // do calls until there is an answer, or no hope.
 func (r *Router) do(ctx context.Context, c class, call func(context.Context, metadata.Names) error) error {
-	w := waiting{class: c, patience: r.config.Patience, pause: firstPause}
+	w := waiting{router: r, class: c, pause: firstPause}
 	var hint cluster.PeerID
 	for {
 		if err := ctx.Err(); err != nil {
@@ -194,11 +199,16 @@ func (r *Router) do(ctx context.Context, c class, call func(context.Context, met
 			var end final
 			switch {
 			case err == nil:
+				r.lack.over()
 				return nil
 			case errors.As(err, &end):
+				r.lack.over()
 				return end.error
 			}
 			w.note(err)
+			if !refused(err) && !lost(err) {
+				r.lack.over() // that was an answer
+			}
 			if ctx.Err() != nil || t.local && errors.Is(err, raft.ErrStopped) || !refused(err) && (c == once || !lost(err)) {
 				return w.ended(err)
 			}
@@ -208,6 +218,37 @@ func (r *Router) do(ctx context.Context, c class, call func(context.Context, met
 			return w.ended(err)
 		}
 	}
+}
+
+// lack is what calls know together of a time without a leader.
+type lack struct {
+	mu sync.Mutex
+	// first is when a call first found none after the last that did, and last when one found none last.
+	first, last time.Time
+}
+
+// over says that a leader answered.
+func (l *lack) over() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.first = time.Time{}
+}
+
+// until is when a call that finds no leader now gives up.
+func (l *lack) until(patience time.Duration) time.Time {
+	patience = max(patience, 0)
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.first.IsZero() || now.Sub(l.last) > patience { // else it is another time without
+		l.first = now
+	}
+	l.last = now
+	until, least := l.first.Add(patience), now.Add(min(patience, leastPatience))
+	if until.Before(least) {
+		return least
+	}
+	return until
 }
 
 func hintOf(err error) cluster.PeerID {
@@ -241,8 +282,8 @@ type watch struct {
 	timer  *time.Timer
 	// armed is closed when timer is set: look may run before.
 	armed chan struct{}
-	// alone is how long nobody has led.
-	alone time.Duration
+	// until is when the attempt is given up because nobody leads; zero while somebody does.
+	until time.Time
 }
 
 func (w *watch) begin() {
@@ -261,29 +302,25 @@ func (w *watch) look() {
 		peer = w.router.config.Self
 	}
 	switch {
-	case !ok:
-		w.alone += watchEvery
-	case peer != w.peer:
+	case !ok && w.until.IsZero():
+		w.until = w.router.lack.until(w.router.config.Patience)
+	case ok && peer != w.peer, !ok && !time.Now().Before(w.until):
 		w.cancel(errMoved)
 		return
-	default:
-		w.alone = 0
-	}
-	if w.alone > max(w.router.config.Patience, 0) {
-		w.cancel(errMoved)
-		return
+	case ok:
+		w.until = time.Time{}
 	}
 	w.timer.Reset(watchEvery)
 }
 
 // waiting is the patience of one call.
 type waiting struct {
-	class    class
-	patience time.Duration
-	pause    time.Duration
-	until    time.Time // zero before the first failure
-	hops     int       // hints followed since the last pause
-	last     error
+	router *Router
+	class  class
+	pause  time.Duration
+	until  time.Time // zero before the first failure
+	hops   int       // hints followed since the last pause
+	last   error
 	// unknown is set once an attempt was lost: what comes after cannot say that nothing was done.
 	unknown bool
 }
@@ -297,7 +334,7 @@ func (w *waiting) note(err error) {
 func (w *waiting) again(ctx context.Context, hinted bool, err error) bool {
 	w.last = err
 	if w.until.IsZero() {
-		w.until = time.Now().Add(w.patience)
+		w.until = w.router.lack.until(w.router.config.Patience)
 	}
 	left := time.Until(w.until)
 	if left <= 0 {

@@ -312,7 +312,26 @@ func TestCallsWaitForALeader(t *testing.T) {
 		if took := time.Since(begin); took != DefaultPatience {
 			t.Fatalf("gave up after %v", took)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		gaveUp := func(want time.Duration) {
+			t.Helper()
+			begin := time.Now()
+			_, err := r.Put(t.Context(), put("k", 0))
+			wantRefused(t, err)
+			if took := time.Since(begin); took != want {
+				t.Fatalf("gave up after %v, want %v", took, want)
+			}
+		}
+		gaveUp(leastPatience) // those who come later have waited long enough
+		gaveUp(leastPatience)
+		time.Sleep(DefaultPatience + 1)
+		gaveUp(DefaultPatience) // nobody knows of the time between
+		c.lead(2)
+		if _, err := r.Put(t.Context(), put("k", 1)); err != nil {
+			t.Fatal(err)
+		}
+		c.lead(0)
+		gaveUp(DefaultPatience)
+		ctx, cancel := context.WithTimeout(t.Context(), leastPatience/2)
 		defer cancel()
 		_, err = r.Put(ctx, put("k", 0))
 		if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, raft.ErrUnknownOutcome) {

@@ -29,6 +29,8 @@ const (
 	most = 60
 	// pace is how long a client rests between two requests: two cores serve clients, peers and disks.
 	pace = 30 * time.Millisecond
+	// slowAttempt is what an attempt takes that a report tells of.
+	slowAttempt = 2 * time.Second
 	// patience is how long a client waits for an answer, and for each MiB of a body.
 	patience, patienceForMiB = 8 * time.Second, time.Second
 )
@@ -56,6 +58,7 @@ type load struct {
 	clients  map[*testkit.Node]*s3.Client
 	avoid    map[*testkit.Node]time.Time
 	failures []string
+	slow     []string // attempts that took long
 	wrong    []string
 }
 
@@ -92,6 +95,10 @@ func (w *load) start(clients int) {
 func (w *load) end() {
 	w.cancel()
 	w.wait.Wait()
+	for _, text := range w.slow {
+		w.t.Logf("slow: %s", text)
+	}
+	w.slow = nil
 }
 
 // stop ends the clients and tells what they saw. All answers must have been right; of the requests the share of failed
@@ -151,8 +158,12 @@ func (w *load) request(ctx context.Context, what string, body int, do func(conte
 		n, client := w.gateway(tried)
 		tried = append(tried, n)
 		attemptCtx, cancel := context.WithTimeout(ctx, patience+time.Duration(body>>20)*patienceForMiB)
+		begun := time.Now()
 		err = do(attemptCtx, client)
 		cancel()
+		if took := time.Since(begun); took > slowAttempt {
+			w.note(&w.slow, fmt.Sprintf("%s %s at %s took %v: %v", begun.UTC().Format("15:04:05.000"), what, n.Name, took.Round(time.Millisecond), err))
+		}
 		if err == nil || ctx.Err() != nil {
 			return clean && err == nil, err
 		}

@@ -11,9 +11,9 @@ import (
 // everybody is there again.
 func TestPartitionsUnderLoad(t *testing.T) {
 	chaosOnly(t)
-	const peers = 5
+	const peers = 6 // of five, two may hold six of the twelve shards of a chunk
 	network := testkit.NewNetwork(t, peers)
-	c, l := begin(t, testkit.ClusterOptions{Peers: peers, Drives: 3, Place: network.Place})
+	c, l := begin(t, testkit.ClusterOptions{Peers: peers, Drives: 2, Place: network.Place})
 	index := func(n *testkit.Node) int {
 		for i, other := range c.Nodes() {
 			if other == n {
@@ -33,13 +33,16 @@ func TestPartitionsUnderLoad(t *testing.T) {
 	other := (leader + 1) % peers
 	at := w.strike(func() { network.Cut(leader, other) })
 	mustBeCut(t, network, leader, other)
-	wantGap(t, "the leader cut off from one peer one way", w.goesOn(at), 5*time.Second)
+	wantGap(t, "the leader cut off from one peer one way", w.goesOn(at), 10*time.Second)
 	network.Heal(leader, other)
 	c.WaitWhole(wholeLimit)
 
 	// The leader and another are on the side of two.
 	leader = index(c.Leader("tablet"))
-	minority, majority := []int{leader, (leader + 1) % peers}, []int{(leader + 2) % peers, (leader + 3) % peers, (leader + 4) % peers}
+	minority, majority := []int{leader, (leader + 1) % peers}, []int{}
+	for i := 2; i < peers; i++ {
+		majority = append(majority, (leader+i)%peers)
+	}
 	at = w.strike(func() { network.Between(minority, majority, network.Cut) })
 	mustBeCut(t, network, minority[0], majority[0])
 	wantGap(t, "halves", w.goesOn(at), 10*time.Second)
@@ -50,11 +53,7 @@ func TestPartitionsUnderLoad(t *testing.T) {
 	testkit.Poll(t, wholeLimit, "full membership", func() bool { return allSeeAll(c) })
 	wantGap(t, "full membership after the halves met", time.Since(healed), 15*time.Second)
 	w.progress(l.acknowledged(), 20)
-	w.end()
-	t.Logf("%d requests, %d failed", w.requests.Load(), w.failed.Load())
-	for _, text := range w.wrong {
-		t.Errorf("wrong answer: %s", text)
-	}
+	w.stop(oneInAThousand)
 	c.WaitWhole(wholeLimit)
 	l.check(t, c)
 }
