@@ -2,6 +2,7 @@ package chunkstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -56,12 +57,15 @@ func newBudget(memory int64) (*budget, error) {
 	return b, nil
 }
 
-// close unmaps the buffers. All of them must be free; if not, they stay mapped and close says how many.
+// errBuffersInUse says that row buffers could not be unmapped.
+var errBuffersInUse = errors.New("row buffers are still in use")
+
+// close unmaps the buffers. All of them must be free; if not, they stay mapped and errBuffersInUse comes with their number.
 func (b *budget) close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if used := b.total - len(b.free); used > 0 {
-		return fmt.Errorf("%d row buffers are still in use", used)
+		return fmt.Errorf("%w: %d", errBuffersInUse, used)
 	}
 	b.free = nil
 	b.total = 0

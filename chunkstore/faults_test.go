@@ -414,3 +414,16 @@ func TestNoMemoryIsSlowDown(t *testing.T) {
 	cancel()
 	wait.Wait()
 }
+
+// TestCloseWaitsForBuffersThatComeBack: who uses the Store hears of its end by an error, and then gives its memory back.
+func TestCloseWaitsForBuffersThatComeBack(t *testing.T) {
+	k := storetest.New(t, 12, nil)
+	release, err := k.Store.HoldMemory(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(200*time.Millisecond, release)
+	k.Restart()
+	body := storetest.Body(1, 100_000)
+	k.Want(k.Write(body), body)
+}

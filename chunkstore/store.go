@@ -30,7 +30,8 @@ const (
 	MinMemory = 32 * rowSize
 
 	maxDefaultMemory = 1 << 30
-	closeWait        = 3 * time.Second // how long Close waits for drives that hang: nothing that was acknowledged needs it
+	closeWait        = 3 * time.Second       // how long Close waits for drives that hang: nothing that was acknowledged needs it
+	buffersAgain     = 10 * time.Millisecond // how often Close looks whether its buffers came back
 )
 
 // ErrClosed says that the Store was closed.
@@ -170,9 +171,22 @@ func (s *Store) Close() error {
 	defer timer.Stop()
 	select {
 	case <-done:
-		return s.budget.close()
 	case <-timer.C:
 		return fmt.Errorf("close chunk store: %d calls hang on drives: %w", s.active.Load(), ErrDriveDown)
+	}
+	// Whoever used the Store is told by its errors now, and gives its buffers back a moment later.
+	again := time.NewTicker(buffersAgain)
+	defer again.Stop()
+	for {
+		err := s.budget.close()
+		if !errors.Is(err, errBuffersInUse) {
+			return err
+		}
+		select {
+		case <-again.C:
+		case <-timer.C:
+			return fmt.Errorf("close chunk store: %w", err)
+		}
 	}
 }
 
