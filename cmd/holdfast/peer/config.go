@@ -98,8 +98,10 @@ type Seams struct {
 	// Network connects peers, and takes clients; nil means TCP. NoGossip leaves gossip out, which knows no other network.
 	Network  transport.Network
 	NoGossip bool
-	// LogSegment is the length of the log's segments in bytes; zero means the log's own default.
-	LogSegment int64
+	// LogSegment is the length of the log's segments in bytes, StateBuffer what a group's state gathers in memory before
+	// it writes a table; zero means their own defaults.
+	LogSegment  int64
+	StateBuffer int
 	// RepairEvery is how often repair and rebalance look for work; zero means their own defaults.
 	RepairEvery time.Duration
 	// RotateEvery is how often gossip keys are looked at; zero means the default.

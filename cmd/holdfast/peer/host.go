@@ -22,8 +22,9 @@ func (p *Peer) openHost(ctx context.Context, c *core, first bool) (*raft.Host, e
 	}
 	config := raft.Config{
 		FS: p.seams.FS, StateDir: path.Join(p.config.Dir, stateDir), Cluster: p.cluster, Log: p.log, SegmentSize: p.seams.LogSegment,
-		Machines:  func(id raft.GroupID) raft.Machine { return machines[id] },
-		Transport: p.wire, Snapshots: snapshotWire{p.wire}, PeerOf: p.peerOf,
+		WriteBuffer: p.seams.StateBuffer,
+		Machines:    func(id raft.GroupID) raft.Machine { return machines[id] },
+		Transport:   p.wire, Snapshots: snapshotWire{p.wire}, PeerOf: p.peerOf,
 	}
 	if p.mark != nil {
 		config.Applied = func(group raft.GroupID, index uint64) {
