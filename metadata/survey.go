@@ -24,8 +24,9 @@ type Surveyed struct {
 	Row    *Row
 }
 
-// Survey calls fn with everything that the name space holds at one point in time: versions, uploads, part rows, freed
-// rows (those that wait for sweep are Shared), stages and opaque rows. An error of fn ends it.
+// Survey calls fn with everything that the name space holds at one point in time: versions, uploads, freed rows (those
+// that wait for sweep are Shared), part rows, stages and opaque rows. Freed rows come before the part rows that go with
+// them, for these look like any other. An error of fn ends it.
 func (c *Catalog) Survey(ctx context.Context, fn func(Surveyed) error) error {
 	if _, err := c.tablet.Barrier(ctx); err != nil {
 		return unavailable(err)
@@ -41,7 +42,7 @@ func (c *Catalog) Survey(ctx context.Context, fn func(Surveyed) error) error {
 		row    func(key, value []byte) error
 	}{
 		{record.FamilyCurrent, v.version}, {record.FamilyVersions, v.version}, {record.FamilyUploads, v.upload},
-		{record.FamilyParts, v.part}, {record.FamilyFreed, v.freed}, {record.FamilyWaiting, v.freed},
+		{record.FamilyFreed, v.freed}, {record.FamilyWaiting, v.freed}, {record.FamilyParts, v.part},
 		{record.FamilyRows, v.row},
 	} {
 		if err := v.walk(part.family, part.row); err != nil {

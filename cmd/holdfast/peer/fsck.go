@@ -59,6 +59,7 @@ type holding struct {
 	bytes  int64  // payload of all of them
 	named  bool
 	judged bool
+	freed  bool // no name but part rows that go with the freed row can lead to it
 }
 
 type fsck struct {
@@ -153,7 +154,7 @@ func (f *fsck) walk(ctx context.Context) error {
 		case n.Err != nil:
 			return f.unreadable(n)
 		}
-		if f.first(n.Chunk, waits) {
+		if f.first(n, waits) {
 			group.Go(func() error { return f.judge(inner, n) })
 		}
 		return f.tell()
@@ -182,17 +183,20 @@ func (f *fsck) count(at metadata.Surveyed) error {
 	return nil
 }
 
-// first marks a chunk as named and tells whether it is to be judged: once, and not when it only waits to be deleted.
-func (f *fsck) first(c chunkstore.Chunk, waits bool) bool {
+// first marks a chunk as named and tells whether it is to be judged: once, and not when it only waits to be deleted. Part
+// rows stay as long as the freed row that names them: while a drive is down, chunks that it alone still holds.
+func (f *fsck) first(n multipart.Named, waits bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	c := n.Chunk
 	h := f.held[c.ID]
 	if h == nil {
 		h = &holding{}
 		f.held[c.ID] = h
 	}
 	h.named = true
-	if h.judged || waits {
+	h.freed = h.freed || n.At.Freed != nil && !n.At.Freed.Shared
+	if h.judged || waits || h.freed && n.At.Part != nil {
 		return false
 	}
 	h.judged = true
