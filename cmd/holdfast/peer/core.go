@@ -232,6 +232,9 @@ func (c *core) close() error {
 	if c.service != nil {
 		errs = append(errs, c.service.Close())
 	}
+	if c.lead != nil {
+		c.lead.stop()
+	}
 	if c.chunks != nil {
 		errs = append(errs, c.chunks.Close())
 	}

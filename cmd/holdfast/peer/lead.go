@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/holdfast/holdfast/cluster/worker"
 	"github.com/holdfast/holdfast/metadata"
@@ -36,6 +37,30 @@ func (l *leadership) set(group *worker.Group) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.group = group
+}
+
+// workGrace is how long the work may take to end before what it works with is closed: a drive that hangs holds it up.
+const workGrace = 3 * time.Second
+
+// stop ends the work before its time: a repair that is under way holds buffers of the chunk store.
+func (l *leadership) stop() {
+	l.mu.Lock()
+	group := l.group
+	l.mu.Unlock()
+	if group == nil {
+		return
+	}
+	ended := make(chan struct{})
+	go func() {
+		group.Close()
+		close(ended)
+	}()
+	timer := time.NewTimer(workGrace)
+	defer timer.Stop()
+	select {
+	case <-ended:
+	case <-timer.C:
+	}
 }
 
 // leads says that this peer does the work now.
