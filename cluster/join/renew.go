@@ -36,6 +36,8 @@ const (
 	renewLongPause = time.Hour
 	// renewTimeout bounds one attempt.
 	renewTimeout = time.Minute
+	// aloneBefore is how long before the end of its certificate a peer whose others are all away signs for itself.
+	aloneBefore = 7 * 24 * time.Hour
 )
 
 // Issuer renews certificates: every peer has one, behind a Route.
@@ -209,8 +211,10 @@ func (r *Renewer) next(ctx context.Context) (*trust.Credentials, error) {
 	return next, err
 }
 
-// certificate asks the other peers, in any order. Only a peer that has none signs for itself: another one's clock, and
-// its view of who is in the cluster, are worth more than one's own.
+// certificate asks the other peers, in any order: another one's clock, and its view of who is in the cluster, are worth
+// more than one's own. A peer that has none signs for itself, and so does one whose others are away until its
+// certificate runs out: without one, it could not let them in again. Both read the rows for it, so a majority of the root
+// group is with them.
 func (r *Renewer) certificate(ctx context.Context, request []byte) ([]byte, error) {
 	m, err := topology.Load(ctx, r.Root)
 	if err != nil {
@@ -234,7 +238,23 @@ func (r *Renewer) certificate(ctx context.Context, request []byte) ([]byte, erro
 		}
 		failed = append(failed, err)
 	}
-	return nil, fmt.Errorf("no other peer renews the certificate: %w", inOneLine(failed))
+	cause := inOneLine(failed)
+	if left := r.Trust.Credentials().Certificate().NotAfter.Sub(r.Now()); left > aloneBefore || !allAway(failed) {
+		return nil, fmt.Errorf("no other peer renews the certificate: %w", cause)
+	}
+	r.Log.Warn("no other peer is there to renew the certificate; this one signs for itself", "err", cause)
+	issuer := Issuer{Root: r.Root, Now: r.Now}
+	return issuer.Renew(ctx, self, request)
+}
+
+// allAway says that no peer was there to refuse. One that shows an expired certificate is as good as away.
+func allAway(failed []error) bool {
+	for _, err := range failed {
+		if !errors.Is(err, transport.ErrUnreachable) && !errors.Is(err, transport.ErrUnknownPeer) {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *Renewer) ask(ctx context.Context, id cluster.PeerID, request []byte) (certificate []byte, err error) {

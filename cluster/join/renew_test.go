@@ -3,6 +3,7 @@ package join
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -178,6 +179,55 @@ func TestAPeerWithoutOthersRenewsItself(t *testing.T) {
 	expect.Soon(t, "the certificate is renewed", func() bool { _, used := k.counts(); return used == 1 })
 	if !r.first.trust.Credentials().RenewAt().After(r.clock.now()) {
 		t.Error("it is old")
+	}
+}
+
+// TestAPeerWhoseOthersAreAwayRenewsItself in the last week, also when its certificate has run out: it could not let them
+// in again without. A peer that was removed does not, nor one whose others are there.
+func TestAPeerWhoseOthersAreAwayRenewsItself(t *testing.T) {
+	day := 24 * time.Hour
+	for name, c := range map[string]struct {
+		at      time.Duration
+		prepare func(r *realm) error
+		renewed bool
+	}{
+		"a week before its end": {at: trust.Validity - 8*day},
+		"in the last week":      {at: trust.Validity - 6*day, renewed: true},
+		"after its end":         {at: trust.Validity + 30*day, renewed: true},
+		"removed": {at: trust.Validity - 6*day, prepare: func(r *realm) error {
+			_, err := Revoke(r.Context(), r.client, r.first.id, true)
+			return err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRealm(t, tcp)
+			join2(r, "second")
+			if c.prepare != nil {
+				if err := c.prepare(r); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.clock.ahead.Store(int64(c.at))
+			k, settled := r.first.keeper(), true
+			err := k.attempt(t.Context(), &settled)
+			if saved, used := k.counts(); (err == nil) != c.renewed || (used == 1) != c.renewed || saved != used {
+				t.Errorf("stored %d, used %d: %v", saved, used, err)
+			}
+		})
+	}
+}
+
+func TestWhoIsAway(t *testing.T) {
+	away, there := fmt.Errorf("peer 2: %w", transport.ErrUnreachable), fmt.Errorf("peer 3: %w", transport.ErrBroken)
+	for want, failed := range map[bool][][]error{
+		true:  {nil, {away}, {away, transport.ErrUnknownPeer}},
+		false: {{there}, {away, there}, {&transport.RemoteError{}}, {away, ErrRemoved}},
+	} {
+		for _, errs := range failed {
+			if allAway(errs) != want {
+				t.Errorf("%v: all are away: %v", errs, !want)
+			}
+		}
 	}
 }
 
