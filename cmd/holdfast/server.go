@@ -95,7 +95,8 @@ func newServer(s *session) *cobra.Command {
 --drives may be given more than once. A cluster writes when it has six drives, and is whole with twelve.
 
 With --join the first start joins the cluster that the token is of (` + "`holdfast cluster token`" + ` on a peer of it prints
-one); '--join @FILE' reads it from a file. Later starts need no token, and pass over one.
+one); '--join @FILE' reads it from a file. Later starts need no token, and pass over one. A peer that was off until its
+certificate expired, or lost its record, comes back by it as the peer that it was.
 
 Without, the first start makes a new cluster: it makes what is missing, writes an identity into every directory, and
 makes the root access key (or takes HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY). Later starts know every drive

@@ -180,6 +180,11 @@ func (p *Peer) findCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if forming == nil {
+		if own, err = p.rejoin(ctx, own); err != nil {
+			return err
+		}
+	}
 	p.self.Store(own)
 	if id == (cluster.ClusterID{}) && own != nil {
 		// The data directory was lost. Without this record blank mount points would look like a first start.

@@ -36,6 +36,8 @@ type joinPlan struct {
 	Key    []byte      `json:"key"`
 	Token  string      `json:"token"`
 	Drives []planDrive `json:"drives"`
+	// Again says that it is the return of a peer (rejoining.go), whose drives have their identities.
+	Again bool `json:"again,omitempty"`
 }
 
 // joinFirst joins a cluster when this is a first start with a token, or goes on with a join that was cut off. It tells
@@ -44,6 +46,8 @@ func (p *Peer) joinFirst(ctx context.Context) (bool, error) {
 	var planned joinPlan
 	name := path.Join(p.config.Dir, joiningFile)
 	switch err := readJSON(p.seams.FS, name, &planned); {
+	case err == nil && planned.Again:
+		return false, nil
 	case err == nil:
 		if p.config.Join != "" {
 			planned.Token = p.config.Join // the one of the plan may have expired
@@ -70,15 +74,15 @@ func (p *Peer) joinFirst(ctx context.Context) (bool, error) {
 	if p.cluster != (cluster.ClusterID{}) {
 		return true, nil // step 5 was done
 	}
-	answer, err := p.ask(ctx, &planned)
+	answer, err := p.ask(ctx, &planned, nil)
 	if err != nil {
 		return false, err
 	}
 	return true, p.joined(answer, &planned)
 }
 
-// ask is step 2.
-func (p *Peer) ask(ctx context.Context, planned *joinPlan) (*join.Answer, error) {
+// ask is step 2. old are the credentials of a peer that comes back, nil when they are lost or it is new.
+func (p *Peer) ask(ctx context.Context, planned *joinPlan, old *trust.Credentials) (*join.Answer, error) {
 	token, err := trust.ParseToken(planned.Token)
 	if err != nil {
 		return nil, fmt.Errorf("%w: --join: %w", ErrConfig, err)
@@ -93,7 +97,7 @@ func (p *Peer) ask(ctx context.Context, planned *joinPlan) (*join.Answer, error)
 	}
 	ask := join.Ask{
 		Name: p.config.Name, Zone: p.config.Zone, Rack: p.config.Rack, PeerAddress: address, Gossip: gossipBeside(address), S3: p.s3Address(),
-		TLS: p.scheme == "https", Command: commandFormat, Request: request, Now: p.seams.Now,
+		TLS: p.scheme == "https", Command: commandFormat, Request: request, Old: old, Now: p.seams.Now,
 	}
 	for _, d := range planned.Drives {
 		if err := vfs.MkdirAll(p.seams.FS, d.Path, 0o700); err != nil {
