@@ -77,6 +77,7 @@ func (c *core) applySome(r *replica, entries []*raftpb.Entry, upTo uint64) (int,
 	c.catchUp(r)
 	if term := r.point.term; r.alone && r.leader && term == r.term && term != r.lease.Load() {
 		r.lease.Store(term)
+		r.reads.lease(term)
 		c.host.changed()
 	}
 	if applied := c.host.config.Applied; applied != nil {

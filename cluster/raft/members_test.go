@@ -259,6 +259,55 @@ func TestManyBarriersAreOneQuestion(t *testing.T) {
 	}
 }
 
+// TestAReadOutlivesTheVotersThatItAsked: a question is on its way to two voters when both are removed. Who is left leads
+// alone, and nobody will answer.
+func TestAReadOutlivesTheVotersThatItAsked(t *testing.T) {
+	net := newNetwork()
+	hosts := threeHosts(t, net, 1)
+	leader := leaderOf(t, 1, hosts...)
+	g, ctx := leader.Group(1), testContext(t)
+	lost := make(chan struct{}, 1)
+	net.setRule(func(_, _ cluster.PeerID, m GroupMessage) bool {
+		if m.Message.GetType() != raftpb.MsgHeartbeatResp || len(m.Message.GetContext()) == 0 {
+			return true
+		}
+		select {
+		case lost <- struct{}{}:
+		default:
+		}
+		return false
+	})
+	answers := make(chan error, 2)
+	barrier := func() {
+		_, err := g.Barrier(ctx)
+		answers <- err
+	}
+	go barrier()
+	<-lost
+	go barrier() // for the next question
+	for i, h := range hosts {
+		if h == leader {
+			continue
+		}
+		if err := g.Remove(ctx, uint64(i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		select {
+		case err := <-answers:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("nobody answers a read of a group with one voter")
+		}
+	}
+	for _, h := range hosts {
+		closeHost(t, h)
+	}
+}
+
 // TestAVoteOutlivesAPowerLoss asks a voter twice in one term, and cuts its power between.
 func TestAVoteOutlivesAPowerLoss(t *testing.T) {
 	f := vfs.NewMemory(1)

@@ -26,6 +26,17 @@ func (s *reads) fail(err error) {
 	s.waiting, s.asked, s.confirmed = nil, nil, nil
 }
 
+// lease answers those that have no index yet: the replica became the only voter of its group, and leads. Nobody is left
+// who could answer the question under way. What the group acknowledged in this term it has applied.
+func (s *reads) lease(term uint64) {
+	for _, list := range [][]*proposal{s.waiting, s.asked} {
+		for _, p := range list {
+			p.finish(proposalResult{term: term})
+		}
+	}
+	s.waiting, s.asked = nil, nil
+}
+
 // read begins a linearizable read: a lease answers at once, else the group's voters are asked.
 func (c *core) read(r *replica, p *proposal) {
 	if term := r.lease.Load(); term != 0 {
