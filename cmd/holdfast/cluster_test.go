@@ -304,8 +304,13 @@ func (s *clusterWorld) newDrive(t *testing.T, endpoint string) {
 func (s *clusterWorld) drain(t *testing.T) {
 	s.t = t
 	s.do("peer", "drain", "birch")
+	said := ""
 	s.within(3*time.Minute, "the removal of birch", func() bool {
 		_, errOut, code := s.try("peer", "rm", "birch")
+		if errOut != said {
+			t.Log(time.Now().Format(time.TimeOnly), errOut)
+			said = errOut
+		}
 		if code != exitDone && !strings.Contains(errOut, "drain it and wait") && !strings.Contains(errOut, "ask again") {
 			t.Fatalf("peer rm: exit %d: %s", code, errOut)
 		}
