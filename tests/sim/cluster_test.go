@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,9 +33,10 @@ var layout = []struct {
 }{{"z1", 3}, {"z2", 3}, {"z3", 2}, {"z1", 2}, {"z2", 2}}
 
 const (
-	memory     = 64 << 20
-	logSegment = 256 << 10
-	bucketName = "sim"
+	memory      = 64 << 20
+	logSegment  = 256 << 10
+	stateBuffer = 256 << 10
+	bucketName  = "sim"
 	// grown is how long a new cluster takes, in the time of its bubble, until five peers vote.
 	grown = 5 * time.Minute
 )
@@ -48,6 +50,8 @@ type node struct {
 	drives []string
 	// skew is what its clock is off by, in nanoseconds; asked counts how often somebody looked.
 	skew, asked atomic.Int64
+	// gate, when not nil, stops what the tablet's replica here is asked to propose.
+	gate atomic.Pointer[gate]
 
 	mu     sync.Mutex
 	fs     *vfs.Memory
@@ -63,6 +67,8 @@ type cluster struct {
 	bug   *bug
 	// fences outlive the peers: what a drive refuses it refuses after a crash too.
 	fences fences
+	// skewed is set once a clock was wrong.
+	skewed atomic.Bool
 
 	mu         sync.Mutex
 	complaints []string
@@ -80,8 +86,10 @@ func (c *cluster) complain(format string, args ...any) {
 type bug struct {
 	name  string
 	seams func(n *node, s *peer.Seams)
-	// eager makes clients do much to one key: for what shows for moments only.
-	eager bool
+	// eager, when not zero, makes clients do much to one key, with pauses up to this: for what shows for moments only.
+	eager time.Duration
+	// rounds is how many faults a run has; zero means roundsEach.
+	rounds int
 }
 
 func newCluster(seed uint64, b *bug, files func(i int) *vfs.Memory) *cluster {
@@ -117,7 +125,7 @@ func (n *node) start(token string) error {
 	fsys := n.fs
 	n.mu.Unlock()
 	seams := peer.Seams{
-		FS: fsys, Now: n.now, Log: n.logger(), Network: n.c.net.Host(n.name), NoGossip: true, LogSegment: logSegment,
+		FS: fsys, Now: n.now, Log: n.logger(), Network: n.c.net.Host(n.name), NoGossip: true, LogSegment: logSegment, StateBuffer: stateBuffer,
 		RepairEvery: 5 * time.Second, Tablet: n.watch, Drive: n.c.fences.on,
 	}
 	if n.c.bug != nil && n.c.bug.seams != nil {
@@ -155,7 +163,50 @@ func (n *node) watch(m raft.Member) raft.Member {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.member = m
-	return m
+	return gated{m, n}
+}
+
+// gate is where proposals wait until it is opened.
+type gate struct {
+	opened  chan struct{}
+	waiting atomic.Int64
+}
+
+// gated is a replica whose process can be stopped between deciding a write and proposing it.
+type gated struct {
+	raft.Member
+	n *node
+}
+
+// Propose implements raft.Group. A process that was stopped after it had looked at the context goes on without.
+func (m gated) Propose(ctx context.Context, command []byte) (any, error) {
+	if g := m.n.gate.Load(); g != nil {
+		g.waiting.Add(1)
+		<-g.opened
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), patience)
+		defer cancel()
+	}
+	return m.Member.Propose(ctx, command)
+}
+
+// lead makes another node lead the tablet in the place of this one.
+func (n *node) lead(other *node) error {
+	m := n.replica()
+	if m == nil {
+		return fmt.Errorf("%s is down", n.name)
+	}
+	voters, _ := m.Members()
+	at := slices.IndexFunc(voters, func(id uint64) bool { return n.c.numbered(id) == other })
+	if at < 0 {
+		return fmt.Errorf("%s is no voter", other.name)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := m.Transfer(ctx, voters[at]); err != nil {
+		return fmt.Errorf("%s hands over to %s: %w", n.name, other.name, err)
+	}
+	return nil
 }
 
 // up is the running peer, nil while there is none.
@@ -234,8 +285,8 @@ func (c *cluster) leader(random *rand.Rand) *node {
 			continue
 		}
 		if l := m.Leader(); l.Replica != 0 && l.Term >= term {
-			if number := int(l.Replica & 0xffff); number >= 1 && number <= len(c.nodes) && c.nodes[number-1].up() != nil {
-				best, term = c.nodes[number-1], l.Term
+			if n := c.numbered(l.Replica); n != nil && n.up() != nil {
+				best, term = n, l.Term
 			}
 		}
 	}
@@ -243,6 +294,14 @@ func (c *cluster) leader(random *rand.Rand) *node {
 		return c.nodes[random.IntN(len(c.nodes))]
 	}
 	return best
+}
+
+// numbered is the node that a replica is on, nil when there is none.
+func (c *cluster) numbered(replica uint64) *node {
+	if number := int(replica & 0xffff); number >= 1 && number <= len(c.nodes) {
+		return c.nodes[number-1]
+	}
+	return nil
 }
 
 // eventually repeats what until it works, in the time of the bubble.

@@ -23,6 +23,8 @@ type round struct {
 	undo []func() error
 	// fired are what must be so at the round's end.
 	fired []func() error
+	// handedOver is set once leadership went away and came back over a proposal that waited.
+	handedOver bool
 }
 
 // fault hurts the cluster. Its hold says for how long.
@@ -103,6 +105,16 @@ var faults = []fault{
 			}
 			return nil
 		})
+	}},
+	{"answers lost", func(r *round) {
+		for range 8 {
+			r.loseAnswers()
+		}
+	}},
+	{"leader stopped, and leads again", func(r *round) {
+		for range 6 {
+			r.leadAgain()
+		}
 	}},
 	{"slow drive", func(r *round) {
 		late := time.Duration(50+r.random.IntN(400)) * time.Millisecond
@@ -245,6 +257,7 @@ func (r *round) jump(by time.Duration) { r.skew(r.pick(), by) }
 
 func (r *round) skew(n *node, by time.Duration) {
 	n.skew.Store(int64(by))
+	r.c.skewed.Store(true)
 	asked := n.asked.Load()
 	r.must(func() error {
 		if n.asked.Load() == asked {
@@ -300,6 +313,58 @@ func (r *round) takenForGone() {
 	r.hold(3*time.Second, 5*time.Second)
 	r.skew(leader, time.Hour)
 	r.hold(32*time.Second, 35*time.Second) // it looks every 30 s
+}
+
+// loseAnswers lets the leader do what two gateways ask for, and loses what it answers: they must ask again.
+func (r *round) loseAnswers() {
+	leader, broken := r.c.leader(r.random), 0
+	var deaf []*node
+	for _, n := range r.shuffled() {
+		if n != leader && len(deaf) < 2 { // a majority still hears it
+			r.cut(leader, n)
+			deaf = append(deaf, n)
+		}
+	}
+	r.hold(100*time.Millisecond, 400*time.Millisecond)
+	r.probe()
+	for _, n := range deaf {
+		broken += r.c.net.Reset(leader.name, n.name)
+	}
+	r.c.net.Heal()
+	r.must(func() error {
+		if broken == 0 {
+			return errors.New("no connection was reset")
+		}
+		return nil
+	})
+	r.hold(200*time.Millisecond, 600*time.Millisecond)
+}
+
+// leadAgain stops the leader between deciding writes and proposing them. Meanwhile another one leads; when it goes on it
+// leads again, and what it had decided is of a term that is over.
+func (r *round) leadAgain() {
+	leader, next := r.c.leader(r.random), r.pick()
+	for next == leader {
+		next = r.pick()
+	}
+	g := &gate{opened: make(chan struct{})}
+	leader.gate.Store(g)
+	r.hold(100*time.Millisecond, 300*time.Millisecond)
+	err := leader.lead(next)
+	if err == nil {
+		r.hold(500*time.Millisecond, 1500*time.Millisecond)
+		err = next.lead(leader)
+	}
+	leader.gate.Store(nil)
+	close(g.opened)
+	r.handedOver = r.handedOver || err == nil && g.waiting.Load() > 0
+	r.must(func() error {
+		if !r.handedOver {
+			return fmt.Errorf("no proposal waited while another node led: %w", err)
+		}
+		return nil
+	})
+	r.hold(500*time.Millisecond, time.Second)
 }
 
 // drain empties a drive while clients write to its volumes, and takes it back at the end.

@@ -32,6 +32,9 @@ const (
 
 func keyName(n int) string { return fmt.Sprint("key", n) }
 
+// eagerDraws are what eager clients do, of act's hundred: conditions and removals, most of all.
+var eagerDraws = []int{40, 40, 60, 60, 60, 70, 70, 70, 80, 90, 90, 90}
+
 // client is one user of one gateway.
 type client struct {
 	h      *history
@@ -39,8 +42,10 @@ type client struct {
 	id     int
 	random *rand.Rand
 	bucket metadata.BucketID
-	// eager clients all use one key, without long pauses and with small bodies.
-	eager bool
+	// eager, when not zero, is how long pauses are at most; eager clients all use one key.
+	eager time.Duration
+	// small bodies have no chunks.
+	small bool
 	// reads: it does nothing else, so that no write that hangs keeps it.
 	reads bool
 	// last is what it knows of each key, for conditions.
@@ -57,12 +62,15 @@ type load struct {
 func startLoad(c *cluster, h *history) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{cancel: cancel}
-	count, eager := len(c.nodes)*clientsEach, c.bug != nil && c.bug.eager
-	if eager {
-		count *= 2
+	count, eager := len(c.nodes)*clientsEach, time.Duration(0)
+	if c.bug != nil && c.bug.eager > 0 {
+		count, eager = 2*count, c.bug.eager
 	}
 	for i := range count {
-		u := &client{h: h, n: c.nodes[i%len(c.nodes)], id: i, random: rand.New(rand.NewPCG(c.seed, uint64(100+i))), eager: eager, reads: i >= len(c.nodes)*clientsEach, last: map[string]string{}}
+		u := &client{
+			h: h, n: c.nodes[i%len(c.nodes)], id: i, random: rand.New(rand.NewPCG(c.seed, uint64(100+i))), eager: eager,
+			small: eager > 0 && c.bug.seams != nil, reads: i >= len(c.nodes)*clientsEach, last: map[string]string{},
+		}
 		l.wait.Go(func() { u.run(ctx) })
 	}
 	return l
@@ -76,11 +84,11 @@ func (l *load) stop() {
 // run does one thing after another until ctx ends; what is under way then is finished.
 func (u *client) run(ctx context.Context) {
 	for ctx.Err() == nil {
-		think := 500
-		if u.eager {
-			think = 40
+		think := 500 * time.Millisecond
+		if u.eager > 0 {
+			think = u.eager
 		}
-		pause(time.Duration(10+u.random.IntN(think)) * time.Millisecond)
+		pause(10*time.Millisecond + time.Duration(u.random.Int64N(int64(think))))
 		store := u.n.store()
 		if store == nil {
 			continue // its gateway is down
@@ -107,15 +115,15 @@ func (u *client) act(store *multipart.Store) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	key := keyName(u.random.IntN(keys))
-	if u.eager {
+	if u.eager > 0 {
 		key = keyName(0)
 	}
 	draw := u.random.IntN(100)
 	switch {
 	case u.reads:
 		draw %= 40
-	case u.eager:
-		draw = 40 + draw%60
+	case u.eager > 0:
+		draw = eagerDraws[draw%len(eagerDraws)]
 	}
 	switch {
 	case draw < 30:
@@ -127,6 +135,9 @@ func (u *client) act(store *multipart.Store) {
 	case draw < 70:
 		u.write(ctx, store, &call{kind: create, key: key}, metadata.If{NoneMatch: "*"})
 	case draw < 80:
+		if u.eager > 0 && u.read(ctx, store, key, "") != nil { // others wrote since
+			return
+		}
 		if expect := u.last[key]; expect != "" {
 			u.write(ctx, store, &call{kind: exchange, key: key, expect: expect}, metadata.If{Match: expect})
 		}
@@ -140,7 +151,7 @@ func (u *client) act(store *multipart.Store) {
 // body draws bytes that nobody else writes.
 func (u *client) body() []byte {
 	size := 50 + u.random.IntN(inlineBody)
-	if u.random.IntN(5) == 0 && !u.eager {
+	if u.random.IntN(5) == 0 && !u.small {
 		size = chunkedBody/2 + u.random.IntN(chunkedBody/2)
 	}
 	b := make([]byte, size)
