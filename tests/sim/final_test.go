@@ -79,14 +79,14 @@ func isWhole(ctx context.Context, source admin.Source) error {
 	return fmt.Errorf("status is not whole: %s", wrongs(s))
 }
 
-// isReady says what status finds wrong, but for volumes that are on their way home.
+// isReady says what status finds wrong, but for protection: it counts chunks that wait to be deleted, fsck does not.
 func isReady(ctx context.Context, source admin.Source) error {
 	s, err := source.Status(ctx)
 	if err != nil {
 		return fmt.Errorf("status: %w", err)
 	}
 	text := wrongs(s)
-	if s.Protection.Volumes = 0; s.Whole() {
+	if s.Protection = (admin.Shortage{}); s.Whole() {
 		return nil
 	}
 	return fmt.Errorf("status is not whole: %s", text)
