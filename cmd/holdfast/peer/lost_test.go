@@ -161,8 +161,9 @@ func TestAMemberThatLostItselfEnds(t *testing.T) {
 			}
 		})
 	}
-	if m := p1.topology(); len(m.Members()) != 2 || len(m.Drives) != testDrives+4 {
-		t.Errorf("the cluster has %d peers and %d drives", len(m.Members()), len(m.Drives))
+	m, err := p1.core.Load().mapNow(t.Context())
+	if err != nil || len(m.Members()) != 2 || len(m.Drives) != testDrives+4 {
+		t.Errorf("the cluster has %d peers and %d drives: %v", len(m.Members()), len(m.Drives), err)
 	}
 }
 
