@@ -3,7 +3,12 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,12 +32,12 @@ const (
 // moves than had to, and in the end the drives are as full as each other.
 func TestOneMachineGrowsAndShrinksUnderLoad(t *testing.T) {
 	chaosOnly(t)
-	const peerSize = 24 << 30 // of all drives of a peer
+	peerSize := int64(pick(12, 24)) << 30 // of all drives of a peer: some hundredths are to be filled
 	c, l := begin(t, testkit.ClusterOptions{Peers: 1, Drives: 12, DriveSize: peerSize / 12})
 	first := c.Nodes()[0]
 	pid, began := first.PID(), time.Now()
 	reached := func(what string) { t.Logf("after %v: %s", time.Since(began).Round(time.Second), what) }
-	fill(t, first, l, pick(40, 200))
+	fill(t, first, l, pick(100, 200))
 	reached("filled")
 	w := startLightLoad(t, c, l, 4)
 	w.progress(l.acknowledged(), 100)
@@ -122,6 +127,24 @@ type weight struct {
 	written, moved float64
 	chunks         float64 // written
 	peers          int
+	volumes        []volumeWeight
+}
+
+// volumeWeight is what the slots of a volume hold, in bytes each, and how many of them lie on each peer.
+type volumeWeight struct {
+	bytes int64
+	slots map[string]int
+}
+
+// excess is what has to leave peers so that none holds more slots of a volume than when all hold about the same.
+func (w weight) excess(peers int) (bytes float64) {
+	share := (12 + peers - 1) / peers
+	for _, v := range w.volumes {
+		for _, n := range v.slots {
+			bytes += float64(v.bytes) * float64(max(0, n-share))
+		}
+	}
+	return bytes
 }
 
 func weigh(t *testing.T, c *testkit.Cluster) weight {
@@ -134,6 +157,7 @@ func weigh(t *testing.T, c *testkit.Cluster) weight {
 	for _, d := range st.Drives {
 		w.drives[d.ID] = d.Bytes
 	}
+	w.volumes = volumesOf(t, c)
 	for _, n := range c.Nodes() {
 		for series, sum := range map[string]*float64{
 			"holdfast_chunk_bytes_written_total": &w.written, "holdfast_chunks_written_total": &w.chunks,
@@ -149,14 +173,57 @@ func weigh(t *testing.T, c *testkit.Cluster) weight {
 	return w
 }
 
+// volumesOf asks where the slots of volumes lie, and looks how long their files are.
+func volumesOf(t *testing.T, c *testkit.Cluster) []volumeWeight {
+	t.Helper()
+	sizes := make(map[uint64]int64)
+	for _, n := range c.Nodes() {
+		for _, d := range n.Drives {
+			files, err := filepath.Glob(filepath.Join(d, "volumes", "*", "*"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, file := range files {
+				id, err := strconv.ParseUint(strings.SplitN(filepath.Base(file), ".", 2)[0], 16, 64)
+				if err != nil {
+					t.Fatalf("%s is no chunk file: %v", file, err)
+				}
+				if info, err := os.Stat(file); err == nil { // it may be gone by now
+					sizes[id] = max(sizes[id], info.Size())
+				}
+			}
+		}
+	}
+	var rows []admin.Volume
+	if err := json.Unmarshal([]byte(c.Nodes()[0].Holdfast(time.Minute, "volume", "ls", "--json")), &rows); err != nil {
+		t.Fatal(err)
+	}
+	var volumes []volumeWeight
+	for _, row := range rows {
+		v := volumeWeight{bytes: sizes[row.ID], slots: make(map[string]int)}
+		for _, drive := range row.Slots {
+			peer, _, _ := strings.Cut(drive, "/")
+			if len(c.Nodes()) == 1 {
+				peer = c.Nodes()[0].Name
+			}
+			v.slots[peer]++
+		}
+		volumes = append(volumes, v)
+	}
+	return volumes
+}
+
 // wantFewMoves compares what moved since then with what had to: what drives hold more than before, but for what clients
-// wrote meanwhile. No peer may have been started again in between.
+// wrote meanwhile, or what had to leave peers that held too many slots of a volume. No peer may have been started again in between.
 func (before weight) wantFewMoves(t *testing.T, now weight) {
 	t.Helper()
 	const shards, record = 12, 8 << 10 // what a shard takes beside its payload, at most
 	must := -shards/8.0*(now.written-before.written) - shards*record*(now.chunks-before.chunks)
 	for id, bytes := range now.drives {
 		must += float64(max(0, bytes-before.drives[id]))
+	}
+	if now.peers > before.peers {
+		must = max(must, before.excess(now.peers))
 	}
 	moved := now.moved - before.moved
 	t.Logf("%d peers, then %d: %.0f MB had to move, %.0f MB moved (%.2f times); clients wrote %.0f MB",
