@@ -83,7 +83,7 @@ func (w *Worker) goHome(ctx context.Context, v chunkstore.Volume, mask uint16, s
 }
 
 // copySlot restores every chunk of a slot on its home drive. ok says that the slot may move: nothing that its old
-// drive holds, or may hold, would be left behind. copied are the chunks that are at the home drive now, verified.
+// drive holds, or may hold, would be left behind, but for remains. copied are the chunks that are at the home drive now, verified.
 func (w *Worker) copySlot(ctx context.Context, v chunkstore.Volume, slot int, s survey) (copied map[chunkstore.ChunkID]struct{}, ok bool, err error) {
 	copied, ok = make(map[chunkstore.ChunkID]struct{}), true
 	var refused []chunkstore.ChunkID
@@ -95,6 +95,8 @@ func (w *Worker) copySlot(ctx context.Context, v chunkstore.Volume, slot int, s 
 			switch {
 			case err == nil:
 				copied[h.chunk.ID] = struct{}{}
+			case errors.Is(err, chunkstore.ErrDeleted) && remains:
+				// Nobody can read it any more, so it holds no volume away. What the old drive has of it stays there, for sweep.
 			case errors.Is(err, chunkstore.ErrDeleted):
 				refused = append(refused, h.chunk.ID)
 			case errors.Is(err, chunkstore.ErrLost) && !has && remains:

@@ -243,6 +243,38 @@ func TestARefusalLastsOnlyWhileTheChunkLives(t *testing.T) {
 	wantWhole(k, chunks[0], chunks[2])
 }
 
+// TestRemainsHoldNoVolumeAway: seven shards are left of a write that was given up, and the home drive of a slot has deleted
+// its own already. Nobody can read the chunk, so the slot goes home without it, and nothing of it is deleted.
+func TestRemainsHoldNoVolumeAway(t *testing.T) {
+	k := storetest.New(t, 14, nil)
+	chunks := writes(k, 3)
+	worker := newWorker(k)
+	pass(k, worker)
+	chosen := rehome(k, 3)
+	c := chunks[1]
+	old := k.Slots(c)
+	for _, i := range []int{0, 1, 2, 4, 5} {
+		if !old[i].Lose(chunkstore.ShardKey{Volume: c.Volume, Chunk: c.ID, Shard: uint8(i)}) {
+			t.Fatalf("shard %d was not there", i)
+		}
+	}
+	key := chunkstore.ShardKey{Volume: c.Volume, Chunk: c.ID, Shard: 3}
+	if err := k.Drive(chosen[c.Volume]).Delete(t.Context(), []chunkstore.ShardKey{key}); err != nil {
+		t.Fatal(err)
+	}
+	if p := pass(k, worker); p.Away != 0 || p.UnderProtected != 0 {
+		t.Fatalf("%+v", p)
+	}
+	if _, err := old[3].Header(t.Context(), key); err != nil {
+		t.Errorf("what the old drive had of it: %v", err)
+	}
+	for _, other := range []chunkstore.Chunk{chunks[0], chunks[2]} {
+		if r, err := k.Store.Check(t.Context(), other); err != nil || r.Missing != 0 {
+			t.Errorf("chunk %v: %+v, %v", other.ID, r, err)
+		}
+	}
+}
+
 // TestMovesGiveWayToNews kicks the worker when the first slot of a volume was copied: that one moves, the others wait
 // for the pass after the kick.
 func TestMovesGiveWayToNews(t *testing.T) {
