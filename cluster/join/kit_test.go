@@ -22,6 +22,7 @@ import (
 	"github.com/holdfast/holdfast/cluster/topology"
 	"github.com/holdfast/holdfast/cluster/transport"
 	"github.com/holdfast/holdfast/cluster/trust"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // patience bounds what must happen.
@@ -99,25 +100,7 @@ type realm struct {
 	network  func(host string) transport.Network
 	// first is the peer that made the cluster.
 	first *site
-	log   lines
-}
-
-// lines is a log.
-type lines struct {
-	mu  sync.Mutex
-	all bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.all.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.all.String()
+	log   expect.Buffer
 }
 
 func (r *realm) logger() *slog.Logger { return slog.New(slog.NewTextHandler(&r.log, nil)) }

@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/transport"
 	"github.com/holdfast/holdfast/cluster/trust"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // patience bounds what must happen.
@@ -191,22 +192,11 @@ func (e *events) last() (event, int) {
 }
 
 // logLines is what was logged.
-type logLines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *logLines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
+type logLines struct{ expect.Buffer }
 
 func (l *logLines) lines(with string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	count := 0
-	for line := range strings.Lines(l.text.String()) {
+	for line := range strings.Lines(l.String()) {
 		if strings.Contains(line, with) {
 			count++
 		}

@@ -282,7 +282,7 @@ func TestRefusalsAreLoggedOnceAMinute(t *testing.T) {
 		pause(time.Minute)
 		call()
 		if lines := w.b.log.lines("left_out=99"); lines != 1 || w.b.log.lines("a call was refused") != 2 {
-			t.Errorf("%d lines say how many were left out: %s", lines, w.b.log.text.String())
+			t.Errorf("%d lines say how many were left out: %s", lines, w.b.log.String())
 		}
 		if w.b.log.lines(w.a.identity.Peer.String()) != 2 {
 			t.Error("the log does not say who called")

@@ -24,24 +24,6 @@ import (
 	"github.com/holdfast/holdfast/tests/expect"
 )
 
-// lockedBuffer takes the output of a server that runs in another goroutine.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // world is a server that runs in this process, and an environment for commands.
 type world struct {
 	t   *testing.T
@@ -78,13 +60,13 @@ func up(t *testing.T) *world {
 // server is one run of `holdfast up`.
 type server struct {
 	w    *world
-	out  *lockedBuffer
+	out  *expect.Buffer
 	stop func() // idempotent; demands that it ends well
 }
 
 func (w *world) start() *server {
 	ctx, cancel := context.WithCancel(context.Background())
-	out, code := &lockedBuffer{}, make(chan int, 1)
+	out, code := &expect.Buffer{}, make(chan int, 1)
 	go func() {
 		code <- run(ctx, []string{"holdfast", "up"}, streams{strings.NewReader(""), out, out}, w.lookup)
 	}()

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/cmd/holdfast/admin"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // clusterWorld is peers that run in this process as `holdfast server`, and the environment of commands that ask the first.
@@ -41,7 +42,7 @@ func freePort(t *testing.T) string {
 
 // begin runs a peer with some drives until the test ends, and returns where it serves S3.
 func (s *clusterWorld) begin(name, zone, token string, drives int) (endpoint string) {
-	t, out, address := s.t, &lockedBuffer{}, freePort(s.t)
+	t, out, address := s.t, &expect.Buffer{}, freePort(s.t)
 	args := []string{"holdfast", "server", "--name", name, "--zone", zone, "--s3", address, "--peer", freePort(s.t), "--memory", "64MiB",
 		"--dir", filepath.Join(s.dir, name), "--drives", s.drive(name, fmt.Sprintf("{1...%d}", drives))}
 	if token != "" {

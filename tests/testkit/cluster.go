@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast/holdfast/cmd/holdfast/admin"
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // ClusterOptions say how a cluster begins.
@@ -67,7 +68,7 @@ type Node struct {
 	token   string   // what it joined with, "" for the first
 	mounts  []string // drives that are mounted
 	process *process
-	outputs []*lockedBuffer // of every run
+	outputs []*expect.Buffer // of every run
 
 	mu   sync.Mutex
 	down bool // it does not run, or is stopped

@@ -9,24 +9,25 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // process is a program in a process group of its own. It dies with the thread that started it, at the latest with the
 // test binary.
 type process struct {
 	command *exec.Cmd
-	output  *lockedBuffer
+	output  *expect.Buffer
 	waited  chan struct{} // closed when it has ended
 	waitErr error         // set before waited is closed
 }
 
 func startProcess(t testing.TB, env []string, name string, args ...string) *process {
 	t.Helper()
-	p := &process{command: exec.Command(name, args...), output: &lockedBuffer{}, waited: make(chan struct{})}
+	p := &process{command: exec.Command(name, args...), output: &expect.Buffer{}, waited: make(chan struct{})}
 	p.command.Env = env
 	p.command.Dir = os.TempDir()
 	p.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -117,30 +118,13 @@ func runProgram(limit time.Duration, env []string, name string, args ...string) 
 	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
 	command.WaitDelay = 5 * time.Second
 	var out bytes.Buffer
-	both := &lockedBuffer{}
+	both := &expect.Buffer{}
 	command.Stdout, command.Stderr = io.MultiWriter(&out, both), both
 	err = command.Run()
 	if ctx.Err() != nil {
 		err = fmt.Errorf("still ran after %v: %w", limit, err)
 	}
 	return out.String(), both.String(), err
-}
-
-type lockedBuffer struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.String()
 }
 
 func tail(text string, most int) string {

@@ -22,6 +22,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/holdfast/holdfast/tests/expect"
 )
 
 // The keys of every server that a test starts.
@@ -51,7 +53,7 @@ type Server struct {
 	CAFile   string // certificate to trust, "" over HTTP
 
 	process *process // nil while it does not run
-	output  *lockedBuffer
+	output  *expect.Buffer
 }
 
 // Binary is the holdfast binary under test: HOLDFAST_BIN, or one built once for this test process.

@@ -1,11 +1,9 @@
 package peer
 
 import (
-	"bytes"
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,28 +15,10 @@ import (
 )
 
 // gossiping are seams of a peer that takes part in the gossip, on sockets of this machine.
-func gossiping(fsys vfs.FS, out *logged) Seams {
+func gossiping(fsys vfs.FS, out *expect.Buffer) Seams {
 	s := testSeams(fsys)
 	s.NoGossip, s.RotateEvery, s.Log = false, 200*time.Millisecond, slog.New(slog.NewTextHandler(out, nil))
 	return s
-}
-
-// logged is a log that may be read meanwhile.
-type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // stateAt is how one peer sees another by gossip.
@@ -60,7 +40,7 @@ func stateAt(p *Peer, of cluster.PeerID) membership.State {
 // away has the key of before, and comes back.
 func TestARemovedPeerLosesTheGossipKey(t *testing.T) {
 	t.Parallel()
-	out := new(logged)
+	out := new(expect.Buffer)
 	var peers []*Peer
 	disks := []*vfs.Memory{vfs.NewMemory(1), vfs.NewMemory(2), vfs.NewMemory(3), vfs.NewMemory(4)}
 	for n, disk := range disks {
