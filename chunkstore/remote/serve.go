@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/holdfast/holdfast/chunkstore"
 )
@@ -13,8 +14,8 @@ func (x *exchange) put(r *reader) error {
 	if err := r.end("put"); err != nil {
 		return x.refuse(err)
 	}
-	allowed := make(chan error, 1)
-	go func() { allowed <- x.may(x.r.Context(), h.Key.Volume, Put) }()
+	allowed, done := x.ask(h.Key.Volume, Put)
+	defer done()
 	x.watch.Pause()
 	b, err := x.handler.memory.take(x.r.Context(), h.Layout.Cell, int(h.Layout.Rows), x.handler.options.Silence)
 	x.watch.Moved()
@@ -38,6 +39,19 @@ func (x *exchange) put(r *reader) error {
 		return x.answer(err, nil)
 	}
 	return x.answer(x.drive.Put(x.r.Context(), h, b.parts), nil)
+}
+
+// ask is may while something else goes on: the answer comes by the channel. done gives up the question if it is still
+// under way, and waits until nobody asks any more.
+func (x *exchange) ask(volume chunkstore.VolumeID, change Change) (allowed <-chan error, done func()) {
+	ctx, cancel := context.WithCancel(x.r.Context())
+	answer := make(chan error, 1)
+	var asking sync.WaitGroup
+	asking.Go(func() { answer <- x.may(ctx, volume, change) })
+	return answer, func() {
+		cancel()
+		asking.Wait()
+	}
 }
 
 // receive fills a cell, and shows the caller that it moves.
