@@ -105,9 +105,8 @@ func (a *Ask) at(ctx context.Context, network transport.Network, token *trust.To
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	// Closing it ends whatever waits; its error says only that it is closed already.
-	stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().Close() })
-	defer func() { _ = conn.NetConn().Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().Close() }) // that ends whatever waits for it
+	defer func() { _ = conn.NetConn().Close() }()                         // the answer came, or will not
 	defer stop()
 	return a.converse(conn, token)
 }
