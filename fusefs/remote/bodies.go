@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
 
 	"github.com/holdfast/holdfast/fusefs/tree"
 )
@@ -99,7 +100,8 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, n int, read func(
 	case <-r.Context().Done():
 		return
 	}
-	buf := make([]byte, n)
+	buf, done := memory(n)
+	defer done()
 	n, err := read(buf)
 	if err != nil && !errors.Is(err, io.EOF) {
 		refuse(w, err)
@@ -108,6 +110,18 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, n int, read func(
 	w.Header().Set(headerCRC, crcText(crc32.Checksum(buf[:n], castagnoli)))
 	w.Header().Set("Content-Length", strconv.Itoa(n))
 	_, _ = w.Write(buf[:n]) // the client that hung up asks again
+}
+
+// largest keeps the memory of the largest reads, which a long read asks for one after another.
+var largest = sync.Pool{New: func() any { return new([maxRead]byte) }}
+
+// memory is room for n bytes until done is called.
+func memory(n int) (p []byte, done func()) {
+	if n < maxRead {
+		return make([]byte, n), func() {}
+	}
+	buf := largest.Get().(*[maxRead]byte)
+	return buf[:n], func() { largest.Put(buf) }
 }
 
 // getRead answers with bytes of an open reader.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 )
 
 // source is a Reader that several reads share and that is closed after the last of them.
@@ -59,9 +60,46 @@ type window struct {
 	done chan struct{}
 	err  error
 	cost int64
+	// uses counts who may still touch data: the list of its handle, its fetch, and reads. The last one gives it back.
+	uses   atomic.Int32
+	budget *budget
 }
 
-func (w *window) end() int64 { return w.off + w.cost }
+func newWindow(off, cost int64, b *budget) *window {
+	win := &window{off: off, cost: cost, done: make(chan struct{}), budget: b}
+	win.uses.Store(1)
+	return win
+}
+
+func (win *window) end() int64 { return win.off + win.cost }
+
+func (win *window) hold() *window {
+	win.uses.Add(1)
+	return win
+}
+
+func (win *window) release() {
+	if win.uses.Add(-1) > 0 {
+		return
+	}
+	if len(win.data) == lastWindow {
+		largest.Put((*[lastWindow]byte)(win.data))
+	}
+	win.data = nil
+	win.budget.give(win.cost)
+}
+
+// largest keeps the memory of windows of the last size: a long read would have the heap grow by one, clear it and give
+// it up again every few milliseconds.
+var largest = sync.Pool{New: func() any { return new([lastWindow]byte) }}
+
+// memory is room for n bytes of a window.
+func memory(n int64) []byte {
+	if n == lastWindow {
+		return largest.Get().(*[lastWindow]byte)[:]
+	}
+	return make([]byte, n)
+}
 
 // windows is the read-ahead of one open file handle.
 type windows struct {
@@ -100,8 +138,16 @@ func (w *windows) read(ctx context.Context, background context.Context, src *sou
 	if sequential && (w.streak > 1 || info.Size <= firstWindow) {
 		w.aheadLocked(background, src, off, end, info.Size)
 	}
-	list := append([]*window(nil), w.list...)
+	list := make([]*window, len(w.list))
+	for i, win := range w.list {
+		list[i] = win.hold()
+	}
 	w.mu.Unlock()
+	defer func() {
+		for _, win := range list {
+			win.release()
+		}
+	}()
 	return readThrough(ctx, list, src, p, off)
 }
 
@@ -122,10 +168,10 @@ func (w *windows) aheadLocked(background context.Context, src *source, off, end,
 		if n <= firstWindow && !w.budget.try(n) {
 			return
 		}
-		win := &window{off: from, cost: n, done: make(chan struct{})}
+		win := newWindow(from, n, w.budget)
 		w.list = append(w.list, win)
 		w.wg.Add(1)
-		go win.fetch(background, w.wg, src.hold())
+		go win.hold().fetch(background, w.wg, src.hold())
 		from += n
 		w.size = min(2*w.size, lastWindow)
 		if win.off >= end {
@@ -146,7 +192,8 @@ func (w *windows) countAfterLocked(end int64) int {
 
 func (win *window) fetch(ctx context.Context, wg *sync.WaitGroup, src *source) {
 	defer wg.Done()
-	data := make([]byte, win.cost)
+	defer win.release()
+	data := memory(win.cost)
 	n, err := readAt(ctx, src, data, win.off)
 	if err == nil && int64(n) < win.cost {
 		err = io.ErrUnexpectedEOF
@@ -154,7 +201,7 @@ func (win *window) fetch(ctx context.Context, wg *sync.WaitGroup, src *source) {
 	if cerr := src.release(); err == nil {
 		err = cerr
 	}
-	win.data, win.err = data[:n], err
+	win.data, win.err = data, err
 	close(win.done)
 }
 
@@ -166,12 +213,7 @@ func (w *windows) dropLocked(off int64, all bool) {
 			kept = append(kept, win)
 			continue
 		}
-		w.wg.Add(1)
-		go func() {
-			defer w.wg.Done()
-			<-win.done // its memory is in use until then
-			w.budget.give(win.cost)
-		}()
+		win.release()
 	}
 	clear(w.list[len(kept):])
 	w.list = kept
