@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -367,10 +368,37 @@ func (r *round) leadAgain() {
 	r.hold(500*time.Millisecond, time.Second)
 }
 
+// usedDrive is a drive that clients write to.
+func (r *round) usedDrive() (name string, err error) {
+	err = eventually(time.Minute, func() error {
+		p := r.pick().up()
+		if p == nil {
+			return errors.New("the peer is down")
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		volumes, err := p.Admin().Volumes(ctx)
+		if err != nil {
+			return err
+		}
+		open := slices.DeleteFunc(volumes, func(v admin.Volume) bool { return v.State != "open" })
+		if len(open) == 0 {
+			return errors.New("no volume is open")
+		}
+		slots := open[r.random.IntN(len(open))].Slots
+		name = slots[r.random.IntN(len(slots))]
+		return nil
+	})
+	return name, err
+}
+
 // drain empties a drive while clients write to its volumes, and takes it back at the end.
 func (r *round) drain() {
-	n := r.pick()
-	name := fmt.Sprintf("%s/d%d", n.name, 1+r.random.IntN(len(n.drives)))
+	name, err := r.usedDrive()
+	if err != nil {
+		r.c.complain("no drive to drain: %s", oneLine(err))
+		return
+	}
 	act := func(action string) error {
 		return eventually(time.Minute, func() error {
 			p := r.pick().up()
@@ -386,14 +414,16 @@ func (r *round) drain() {
 	if err := act(admin.Drain); err != nil {
 		r.c.complain("drain %s: %s", name, oneLine(err))
 	}
-	r.hold(15*time.Second, 25*time.Second) // volumes are looked at every ten seconds
+	// Volumes are looked at every ten seconds, and those that cannot stand another loss go first.
+	before := r.c.fences.count()
+	r.hold(15*time.Second, 25*time.Second)
 	r.must(func() error {
-		r.c.fences.mu.Lock()
-		defer r.c.fences.mu.Unlock()
-		if r.c.fences.seals == 0 {
-			return errors.New("no volume was sealed")
-		}
-		return nil
+		return eventually(time.Minute, func() error {
+			if r.c.fences.count() == before {
+				return errors.New("no volume was sealed")
+			}
+			return nil
+		})
 	})
 	r.undo = append(r.undo, func() error { return act(admin.Undrain) })
 }

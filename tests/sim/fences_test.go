@@ -24,6 +24,13 @@ type fences struct {
 	seals  int
 }
 
+// count is how often a drive sealed a volume.
+func (f *fences) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.seals
+}
+
 // on watches a drive.
 func (f *fences) on(d chunkstore.Drive) chunkstore.Drive { return fenced{d, f} }
 
