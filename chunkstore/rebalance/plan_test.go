@@ -287,6 +287,20 @@ func TestAClusterThatGrowsToThreePeersSpreadsItsVolumes(t *testing.T) {
 	}
 }
 
+// evenOut has volumes move until no plan moves any: each drive is within two points of the mean then, and little more
+// than must was moved.
+func (w *world) evenOut(must int64) {
+	w.t.Helper()
+	w.settle(40)
+	w.wantSettled()
+	if below, above := w.spread(); below > 2 || above > 2 {
+		w.t.Fatalf("drives lie from -%.1f to +%.1f points about the mean", below, above)
+	}
+	if w.moved < must || w.moved > must*11/10 {
+		w.t.Fatalf("%d bytes moved, %d had to", w.moved, must)
+	}
+}
+
 // TestNewDrivesAreFilledWithoutMoreMovesThanItTakes adds a third drive to each of twelve peers.
 func TestNewDrivesAreFilledWithoutMoreMovesThanItTakes(t *testing.T) {
 	w := &world{t: t}
@@ -299,14 +313,7 @@ func TestNewDrivesAreFilledWithoutMoreMovesThanItTakes(t *testing.T) {
 	}
 	mean := 12 * 500 * gib / int64(len(w.drives))
 	must := 12 * (mean - 10*gib) // until each new drive is within two points
-	w.settle(40)
-	w.wantSettled()
-	if below, above := w.spread(); below > 2 || above > 2 {
-		t.Fatalf("drives lie from -%.1f to +%.1f points about the mean", below, above)
-	}
-	if w.moved < must || w.moved > must*11/10 {
-		t.Fatalf("%d bytes moved, %d had to", w.moved, must)
-	}
+	w.evenOut(must)
 }
 
 func TestARefusedHomeIsReplaced(t *testing.T) {
@@ -435,14 +442,7 @@ func TestAFewFullDrivesAreClearedByManyEmptyOnes(t *testing.T) {
 	w.add("", 1, 150, 500*gib)
 	mean := 12 * 100 * gib / int64(len(w.drives))
 	must := 12 * (100*gib - mean - 10*gib)
-	w.settle(40)
-	w.wantSettled()
-	if below, above := w.spread(); below > 2 || above > 2 {
-		t.Fatalf("drives lie from -%.1f to +%.1f points about the mean", below, above)
-	}
-	if w.moved < must || w.moved > must*11/10 {
-		t.Fatalf("%d bytes moved, %d had to", w.moved, must)
-	}
+	w.evenOut(must)
 }
 
 // TestDrivesOfAnySizeGetEven: on one peer only the rule of one slot per drive can stand against a move. When plans end,

@@ -210,14 +210,19 @@ func TestCopiesForAHomeThatChangedAreCleared(t *testing.T) {
 	wantWhole(k, chunks...)
 }
 
-// TestARefusalLastsOnlyWhileTheChunkLives: a drive refuses what was deleted there. If it was deleted everywhere, that is
-// all there is to it; if not, the slot needs another home.
-func TestARefusalLastsOnlyWhileTheChunkLives(t *testing.T) {
+// thirdSlotMoves writes three chunks and gives slot 3 of their volumes another home, which no pass has seen yet.
+func thirdSlotMoves(t *testing.T) (*storetest.Kit, *repair.Worker, []chunkstore.Chunk, map[chunkstore.VolumeID]cluster.DriveID) {
 	k := storetest.New(t, 14, nil)
 	chunks := writes(k, 3)
 	worker := newWorker(k)
 	pass(k, worker)
-	chosen := rehome(k, 3)
+	return k, worker, chunks, rehome(k, 3)
+}
+
+// TestARefusalLastsOnlyWhileTheChunkLives: a drive refuses what was deleted there. If it was deleted everywhere, that is
+// all there is to it; if not, the slot needs another home.
+func TestARefusalLastsOnlyWhileTheChunkLives(t *testing.T) {
+	k, worker, chunks, chosen := thirdSlotMoves(t)
 	c := chunks[1]
 	key := chunkstore.ShardKey{Volume: c.Volume, Chunk: c.ID, Shard: 3}
 	place := repair.Place{Volume: c.Volume, Slot: 3, Drive: chosen[c.Volume]}
@@ -246,11 +251,7 @@ func TestARefusalLastsOnlyWhileTheChunkLives(t *testing.T) {
 // TestRemainsHoldNoVolumeAway: seven shards are left of a write that was given up, and the home drive of a slot has deleted
 // its own already. Nobody can read the chunk, so the slot goes home without it, and nothing of it is deleted.
 func TestRemainsHoldNoVolumeAway(t *testing.T) {
-	k := storetest.New(t, 14, nil)
-	chunks := writes(k, 3)
-	worker := newWorker(k)
-	pass(k, worker)
-	chosen := rehome(k, 3)
+	k, worker, chunks, chosen := thirdSlotMoves(t)
 	c := chunks[1]
 	old := k.Slots(c)
 	for _, i := range []int{0, 1, 2, 4, 5} {

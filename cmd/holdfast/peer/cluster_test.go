@@ -96,16 +96,23 @@ func TestPeersJoinAndServeTheSameNames(t *testing.T) {
 	}
 }
 
+// twoMore has two peers join, which run until the test ends, and waits until all three hold the names.
+func twoMore(t *testing.T, first *Peer) (second *Peer) {
+	t.Helper()
+	second = joinTo(t, first, 2, vfs.NewMemory(2))
+	t.Cleanup(func() { stop(t, second) })
+	third := joinTo(t, first, 3, vfs.NewMemory(3))
+	t.Cleanup(func() { stop(t, third) })
+	voters(t, third, 3)
+	return second
+}
+
 // TestAPeerThatLeadsStops checks that names go on when the peer that leads is stopped, and that it comes back as a follower.
 func TestAPeerThatLeadsStops(t *testing.T) {
 	t.Parallel()
 	disk := vfs.NewMemory(1)
 	p1 := start(t, disk)
-	p2 := joinTo(t, p1, 2, vfs.NewMemory(2))
-	defer stop(t, p2)
-	p3 := joinTo(t, p1, 3, vfs.NewMemory(3))
-	defer stop(t, p3)
-	voters(t, p3, 3)
+	p2 := twoMore(t, p1)
 	keep(t, p1, "a", testBody)
 	stop(t, p1)
 	if _, err := p2.core.Load().names.Buckets(t.Context()); err != nil {

@@ -209,11 +209,7 @@ func TestAVoterThatLostItselfEnds(t *testing.T) {
 	t.Parallel()
 	disk := vfs.NewMemory(1)
 	p1 := start(t, disk)
-	p2 := joinTo(t, p1, 2, vfs.NewMemory(2))
-	defer stop(t, p2)
-	p3 := joinTo(t, p1, 3, vfs.NewMemory(3))
-	defer stop(t, p3)
-	voters(t, p3, 3)
+	twoMore(t, p1)
 	stop(t, p1)
 	(hurt{}).apply(t, disk, recordsOf(testConfig()))
 	if err := ends(t, testConfig(), disk); !errors.Is(err, errLostSelf) {
