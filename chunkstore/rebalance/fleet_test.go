@@ -177,7 +177,7 @@ func (f *fleet) remove(n int) {
 	f.regroup()
 }
 
-func (f *fleet) removed(id cluster.DriveID) bool {
+func (f *fleet) removed(_ context.Context, id cluster.DriveID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return !slices.ContainsFunc(f.topology.drives, func(d rebalance.Drive) bool { return d.ID == id })

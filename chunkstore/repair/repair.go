@@ -54,8 +54,9 @@ type Config struct {
 	// Share is the part of the time, up to 1, that repair works. Zero means DefaultShare.
 	Share float64
 	// Removed says that a drive has left the topology and does not return, so that what it alone held is not waited for.
-	// Nil: none has.
-	Removed func(cluster.DriveID) bool
+	// It is asked after the row that names the drive was read, and must know of all that had joined until then. Nil: none
+	// has left.
+	Removed func(context.Context, cluster.DriveID) bool
 	Log     *slog.Logger // nil: slog.Default()
 }
 

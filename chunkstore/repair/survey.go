@@ -135,7 +135,7 @@ func (w *Worker) survey(ctx context.Context, v chunkstore.Volume) (survey, error
 		}
 		mask := slotsOn(v, id)
 		if err != nil {
-			if w.config.Removed != nil && w.config.Removed(id) {
+			if w.config.Removed != nil && w.config.Removed(ctx, id) {
 				s.gone |= mask
 			}
 			continue // it is counted as not answered

@@ -61,19 +61,25 @@ func (c *core) leaving(id cluster.DriveID) bool {
 	return d.State != topology.Active || d.Out || !member || owner.State != topology.Active || owner.Out
 }
 
-// removed says that a drive, or its peer, was taken out of the topology for ever.
-func (c *core) removed(id cluster.DriveID) bool {
-	m := c.watcher.Map()
-	if m.Epoch == 0 { // none was read yet
+// removed says that a drive, or its peer, was taken out of the topology for ever. A map that lacks a drive may be older
+// than the drive: only the newest map says that it is gone.
+func (c *core) removed(ctx context.Context, id cluster.DriveID) bool {
+	stays := func() bool {
+		m := c.watcher.Map()
+		d, ok := m.Drive(id)
+		_, member := m.Peer(d.Peer)
+		return ok && d.State != topology.Removed && member
+	}
+	if stays() {
 		return false
 	}
-	d, ok := m.Drive(id)
-	if !ok || d.State == topology.Removed {
-		return true
-	}
-	_, member := m.Peer(d.Peer)
-	return !member
+	ctx, cancel := context.WithTimeout(ctx, mapWait)
+	defer cancel()
+	return c.watcher.Refresh(ctx) == nil && !stays() // who is not told so asks again
 }
+
+// mapWait is how long the root group is waited for by whoever can ask again.
+const mapWait = 2 * time.Second
 
 // domains are where a drive lies.
 func (c *core) domains(id cluster.DriveID) chunkstore.Domains {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/holdfast/holdfast/chunkstore/drivetest"
 	"github.com/holdfast/holdfast/chunkstore/rebalance"
+	"github.com/holdfast/holdfast/cluster/topology"
 	"github.com/holdfast/holdfast/cluster/vfs"
 	"github.com/holdfast/holdfast/cmd/holdfast/admin"
 	"github.com/holdfast/holdfast/tests/expect"
@@ -50,8 +51,12 @@ func TestARemovedDriveIsNotWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect.Soon(t, "the drive to be missed", func() bool { return c.status(dead.ID).Down != nil })
-	if c.removed(dead.ID) {
+	if c.removed(t.Context(), dead.ID) {
 		t.Fatal("a drive that is away counts as removed")
+	}
+	early := &core{watcher: topology.NewWatcher(c.root, topology.Map{Epoch: 1}, p.log)} // from before the drive came
+	if early.removed(t.Context(), dead.ID) {
+		t.Fatal("a drive that an old map lacks counts as removed")
 	}
 	if _, err := (source{p, c}).ActOnDrive(t.Context(), dead.Name, admin.Remove, true); err != nil {
 		t.Fatal(err)
