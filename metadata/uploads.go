@@ -128,7 +128,7 @@ func (c *Catalog) partBefore(ctx context.Context, bucket BucketID, key string, i
 	if err != nil {
 		return Part{}, unsure(err) // it happened, whatever keeps its record from being read
 	}
-	if stored == nil || toTime(stored.Modified) != toTime(result.Modified) {
+	if stored == nil || toTime(stored.Modified) != toTime(result.Modified) || string(stored.Etag) != p.ETag {
 		p.Modified, p.Manifest, p.Inline = toTime(result.Modified), nil, nil
 		return p, nil
 	}

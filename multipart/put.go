@@ -192,11 +192,17 @@ func (s *Store) commit(ctx context.Context, command metadata.Put, a *attempt) (m
 		s.settle(ctx, a, err)
 		return metadata.Version{}, fmt.Errorf("put %q: %w", command.Version.Key, err)
 	}
-	if !bytes.Equal(v.Manifest, command.Version.Manifest) {
-		// The answer is that of an earlier try of the same operation: these chunks were never named.
+	if otherTry(v.Manifest, command.Version.Manifest) {
 		s.discard(ctx, a)
 	}
 	return v, nil
+}
+
+// otherTry says that the answer to a commit is that of an earlier try of the same operation, which stored the bytes in
+// chunks of its own, so that those of this one were never named. An answer without chunks does not say so: what was stored
+// may have been in these, and is replaced since. Others may read it still, or name it by now, and a row frees it.
+func otherTry(stored, tried []byte) bool {
+	return len(stored) > 0 && !bytes.Equal(stored, tried)
 }
 
 // settle discards an attempt if err proves that it was not committed. After an unknown outcome its chunks may be named.

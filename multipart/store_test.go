@@ -2,6 +2,7 @@ package multipart_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/md5"
 	"crypto/sha256"
 	"encoding/base64"
@@ -275,6 +276,71 @@ func TestRepeatedPutIsAppliedOnce(t *testing.T) {
 	}
 	k.want(b, "k", body)
 	k.WantClean()
+}
+
+// deaf is told the answer of a write only when it asks again, with the same Op, after something else has happened.
+type deaf struct {
+	metadata.Names
+	op      metadata.Op
+	between func() // once
+}
+
+// missed says whether the answer of this write is lost, and lets the other things happen.
+func (d *deaf) missed() bool {
+	between := d.between
+	d.between = nil
+	if between != nil {
+		between()
+	}
+	return between != nil
+}
+
+func (d *deaf) Put(ctx context.Context, p metadata.Put) (metadata.Version, error) {
+	if d.between != nil {
+		p.Op = d.op
+	}
+	v, err := d.Names.Put(ctx, p)
+	if err == nil && d.missed() {
+		return d.Names.Put(ctx, p)
+	}
+	return v, err
+}
+
+func (d *deaf) PutPart(ctx context.Context, b metadata.BucketID, key string, id metadata.UploadID, p metadata.Part, intents []metadata.Row, op metadata.Op) (metadata.Part, error) {
+	if d.between != nil {
+		op = d.op
+	}
+	part, err := d.Names.PutPart(ctx, b, key, id, p, intents, op)
+	if err == nil && d.missed() {
+		return d.Names.PutPart(ctx, b, key, id, p, intents, op)
+	}
+	return part, err
+}
+
+// TestARepetitionTakesNothingAway: what a write stored is copied by reference and replaced before the write hears, by
+// asking again, that it was done. Its chunks are not those of a try that came to nothing.
+func TestARepetitionTakesNothingAway(t *testing.T) {
+	var names *deaf
+	k := kit{multiparttest.New(t, func(c *multipart.Config) {
+		names = &deaf{Names: c.Catalog}
+		c.Catalog = names
+	})}
+	b := k.Bucket("again", metadata.Unversioned)
+	names.op.Session = k.session()
+	body := storetest.Body(1, 300_000)
+	names.op.Seq, names.between = 1, func() {
+		if _, err := k.Store.Copy(t.Context(), multipart.Copy{Bucket: b, Key: "copy", Source: multipart.Source{Bucket: b, Key: "k"}}); err != nil {
+			t.Fatal(err)
+		}
+		k.put(b, "k", storetest.Body(2, 100_000))
+	}
+	k.put(b, "k", body)
+	k.want(b, "copy", body)
+	k.WantClean()
+	u := k.upload(b, "part", false)
+	names.op.Seq, names.between = 2, func() { k.part(b, u, 1, storetest.Body(3, 100_000)) }
+	k.part(b, u, 1, body)
+	k.WantClean() // what was replaced is freed in its time
 }
 
 func sha256Base64(b []byte) string {
