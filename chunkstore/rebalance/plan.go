@@ -41,6 +41,7 @@ const (
 type Drive struct {
 	placement.Drive
 	State State
+	Full  bool  // it takes no bytes now, and can give slots
 	Size  int64 // bytes of the file system; zero: unknown, and its fullness is not looked at
 	Used  int64 // bytes of it that are taken
 }
@@ -59,7 +60,7 @@ const (
 	Leaving Reason = iota + 1
 	// Fragile: the volume survives fewer losses of zones, racks, peers, devices or drives than a new one would.
 	Fragile
-	// Uneven: a drive is much emptier than the others.
+	// Uneven: a drive is much emptier or fuller than the others.
 	Uneven
 )
 
@@ -217,7 +218,7 @@ func (p *planner) moves(v *Volume) bool {
 		if id == v.Slots[i] {
 			continue
 		}
-		if home := p.sites[id]; home == nil || home.State != Takes || p.refused(v, i, id) {
+		if home := p.sites[id]; home == nil || home.State != Takes || home.Full || p.refused(v, i, id) {
 			return false
 		}
 	}

@@ -445,6 +445,36 @@ func TestAFewFullDrivesAreClearedByManyEmptyOnes(t *testing.T) {
 	w.evenOut(must)
 }
 
+// TestFullDrivesGiveSlots: what takes no bytes any more is what has to be relieved first.
+func TestFullDrivesGiveSlots(t *testing.T) {
+	w := &world{t: t}
+	for peer := range 12 {
+		w.add("", peer, 1, 100*gib)
+	}
+	w.write(96, gib)
+	for i := range w.drives {
+		w.drives[i].Full = true
+	}
+	for peer := range 12 {
+		w.add("", peer, 1, 100*gib)
+	}
+	plan := w.make(4)
+	if len(plan.Changes) == 0 {
+		t.Fatal("no slot moves from drives at 96 % to empty ones")
+	}
+	for _, c := range plan.Changes {
+		for i, id := range c.Row.Home {
+			if c.Slots>>i&1 != 0 && slices.ContainsFunc(w.drives[:12], func(d rebalance.Drive) bool { return d.ID == id }) {
+				t.Errorf("volume %d moves to a full drive", c.Row.ID)
+			}
+		}
+	}
+	for i := range w.drives {
+		w.drives[i].Full = false // as they are when they were relieved
+	}
+	w.evenOut(12 * (48 - 2) * gib)
+}
+
 // TestDrivesOfAnySizeGetEven: on one peer only the rule of one slot per drive can stand against a move. When plans end,
 // a drive that is too empty or too full still is so because no single move would help it.
 func TestDrivesOfAnySizeGetEven(t *testing.T) {

@@ -20,7 +20,7 @@ func (s *site) fill(more int64) float64 {
 	return 100 * float64(s.used+more) / float64(s.Size)
 }
 
-func (s *site) room(more int64) bool { return s.fill(more) <= full }
+func (s *site) room(more int64) bool { return !s.Full && s.fill(more) <= full }
 
 // target returns the drive for a slot that has none: by the rules of package placement, of equals the one where the slot
 // lies now, else the emptiest. Nil: none has room.

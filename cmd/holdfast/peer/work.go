@@ -116,8 +116,8 @@ func (c *core) drivesForVolumes(context.Context) ([]rebalance.Drive, error) {
 		switch {
 		case d.State != topology.Active || d.Out || owner.State != topology.Active || owner.Out:
 			row.State = rebalance.Leaves
-		case st.Down == nil && !st.Full:
-			row.State = rebalance.Takes
+		case st.Down == nil:
+			row.State, row.Full = rebalance.Takes, st.Full
 		}
 		list = append(list, row)
 	}
