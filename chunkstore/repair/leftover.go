@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/bits"
 	"slices"
 	"time"
 
 	"github.com/holdfast/holdfast/chunkstore"
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/placement"
 )
 
 const (
@@ -124,9 +126,12 @@ func (w *Worker) clearVolume(ctx context.Context, id cluster.DriveID, volume chu
 			return false, err
 		}
 		for _, key := range refused {
-			if s.answered == all && s.find(key.Chunk) == 0 {
+			switch others := s.find(key.Chunk); {
+			case s.answered == all && others == 0:
 				keys = append(keys, key)
-			} else {
+			case s.answered == all && bits.OnesCount16(others|1<<key.Shard) < placement.Data:
+				// What is left of a chunk that nobody can read is for sweep, here too.
+			default:
 				clean = false
 			}
 		}

@@ -269,6 +269,11 @@ func TestRemainsHoldNoVolumeAway(t *testing.T) {
 	if _, err := old[3].Header(t.Context(), key); err != nil {
 		t.Errorf("what the old drive had of it: %v", err)
 	}
+	pass(k, worker)
+	before := pass(k, worker)
+	if after := pass(k, worker); after.Failed != before.Failed {
+		t.Errorf("it is tried again in every pass: %d attempts failed, then %d", before.Failed, after.Failed)
+	}
 	for _, other := range []chunkstore.Chunk{chunks[0], chunks[2]} {
 		if r, err := k.Store.Check(t.Context(), other); err != nil || r.Missing != 0 {
 			t.Errorf("chunk %v: %+v, %v", other.ID, r, err)
