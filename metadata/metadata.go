@@ -37,6 +37,16 @@ var (
 	ErrUnavailable      = errors.New("names cannot be served now")
 )
 
+// MayFollow is the error of a write that was refused when an attempt before that one was lost: a refusal leaves no trace,
+// so the lost attempt may yet come, find things changed, and be done.
+type MayFollow struct{ Reason error }
+
+// Error implements error.
+func (e MayFollow) Error() string { return e.Reason.Error() + " (an attempt before that was lost)" }
+
+// Unwrap returns why the last attempt was refused.
+func (e MayFollow) Unwrap() error { return e.Reason }
+
 // BucketID numbers a bucket for ever; a bucket made again under the same name has another id.
 type BucketID uint64
 

@@ -26,8 +26,12 @@ var refusals = [...]error{
 	metadata.ErrObjectTooLarge, metadata.ErrKeyLength, metadata.ErrTooLarge,
 }
 
-// refused tells whether err proves that nothing was committed.
+// refused tells whether err proves that nothing was committed, nor will be.
 func refused(err error) bool {
+	var doubt metadata.MayFollow
+	if errors.As(err, &doubt) {
+		return false
+	}
 	for _, r := range refusals {
 		if errors.Is(err, r) {
 			return true

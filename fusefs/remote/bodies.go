@@ -112,7 +112,8 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, n int, read func(
 	_, _ = w.Write(buf[:n]) // the client that hung up asks again
 }
 
-// largest keeps the memory of the largest reads, which a long read asks for one after another.
+// largest keeps the memory of the largest reads, which a long read asks for one after another. Over HTTP/1.1, which is all
+// that gateways speak, nobody touches what was given to Write any more when that returns.
 var largest = sync.Pool{New: func() any { return new([maxRead]byte) }}
 
 // memory is room for n bytes until done is called.

@@ -28,7 +28,8 @@
 // somebody else sets the same bucket before the repetition, that goes second.
 //
 // A write fails with raft.ErrUnknownOutcome when an attempt was lost and there was no answer after it: the patience was
-// over, the caller left, or the session ended meanwhile, which takes what it did out of memory.
+// over, the caller left, or the session ended meanwhile, which takes what it did out of memory. One that was refused after
+// an attempt was lost is a metadata.MayFollow.
 package route
 
 import (
@@ -365,6 +366,8 @@ func (w *waiting) ended(err error) error {
 	}
 	if w.unknown && (refused(err) || lost(err) || errors.Is(err, metadata.ErrSessionFenced)) && !errors.Is(err, raft.ErrUnknownOutcome) {
 		err = fmt.Errorf("%w: %w: %w", metadata.ErrUnavailable, raft.ErrUnknownOutcome, err)
+	} else if w.unknown {
+		err = metadata.MayFollow{Reason: err}
 	}
 	return err
 }
