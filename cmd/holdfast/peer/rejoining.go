@@ -19,6 +19,15 @@ import (
 //	2  the cluster    puts the key into the peer's row           asked again with the same key it gives the same answer
 //	3  DIR/peer       the new record; the drives get it when the peer serves
 //	4  DIR/joining    removed when the log is open
+//
+// A plan is worth no more than its reason: when the clock that made the certificate look expired was put right, or the
+// others are gone, the peer goes on with the record that it has. Its row may have the key of the plan by then; the Renewer
+// puts the one in use there.
+
+// needsLetIn says that a peer gets nowhere without the others. One that is alone signs for itself.
+func (p *Peer) needsLetIn(own *self) bool {
+	return own == nil || p.expired(own) && !own.alone()
+}
 
 // expired says that nobody lets a peer with this record in any more.
 func (p *Peer) expired(s *self) bool {
@@ -38,6 +47,10 @@ func (p *Peer) rejoin(ctx context.Context, own *self) (*self, error) {
 	}
 	if own != nil && own.credentials.PublicKey().Equal(request.PublicKey()) {
 		return own, nil // step 3 was done
+	}
+	if !p.needsLetIn(own) {
+		p.log.Info("this peer need not be let in again; it goes on with the certificate that it has")
+		return own, p.finishJoining()
 	}
 	var old *trust.Credentials
 	if own != nil {
@@ -77,12 +90,10 @@ func (p *Peer) rejoinPlan(own *self) (*joinPlan, error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
-	switch needs := own == nil || p.expired(own); {
+	switch needs := p.needsLetIn(own); {
 	case needs && own != nil && p.config.Join == "":
-		if !own.alone() {
-			p.log.Error("the certificate of this peer has expired, and the others refuse it: ask one of them for a token (holdfast cluster token) and start this peer with --join",
-				"expired", own.credentials.Certificate().NotAfter)
-		}
+		p.log.Error("the certificate of this peer has expired, and the others refuse it: ask one of them for a token (holdfast cluster token) and start this peer with --join",
+			"expired", own.credentials.Certificate().NotAfter)
 		return nil, nil
 	case p.config.Join == "":
 		return nil, nil

@@ -72,10 +72,7 @@ func (a *apart) back(t *testing.T, p *Peer) {
 	if len(m.Members()) != 2 || len(m.Drives) != testDrives+4 {
 		t.Errorf("the cluster has %d peers and %d drives", len(m.Members()), len(m.Drives))
 	}
-	expect.Soon(t, "the plan to be gone", func() bool {
-		_, err := a.disk.Stat(path.Join(testDir, joiningFile))
-		return errors.Is(err, fs.ErrNotExist)
-	})
+	expect.Soon(t, "the plan to be gone", func() bool { return !planned(t, a.disk) })
 }
 
 // TestAPeerThatWasOffForLongIsLetInByAToken starts it without, with a token of another cluster, and with a good one.
@@ -122,6 +119,80 @@ func TestAPeerThatWasOffForLongIsLetInByAToken(t *testing.T) {
 	a.back(t, p)
 	keep(t, p, "b", testBody)
 	wantRead(t, a.first, "b", testBody)
+}
+
+// TestAClockThatWasAheadLocksNobodyOut starts a peer, whose unit still has the token that it joined with, while its clock
+// is weeks ahead: it asks to be let in again, and is refused. With the clock put right it is the peer that it was.
+func TestAClockThatWasAheadLocksNobodyOut(t *testing.T) {
+	t.Parallel()
+	p1 := start(t, vfs.NewMemory(1))
+	defer stop(t, p1)
+	token, disk := newToken(t, p1), vfs.NewMemory(2)
+	p2, err := Start(t.Context(), joinerConfig(2, token), testSeams(disk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready(t, p2)
+	id := p2.id()
+	stop(t, p2)
+	var clock ahead
+	clock.by.Store(int64(trust.Validity + 24*time.Hour))
+	if p, err := Start(t.Context(), joinerConfig(2, token), clock.seams(disk)); err == nil {
+		stop(t, p)
+		t.Fatal("it was not refused")
+	}
+	if !planned(t, disk) {
+		t.Fatal("it did not ask")
+	}
+	clock.by.Store(0)
+	for _, join := range []string{token, ""} {
+		whole := disk.Copy(3)
+		p, err := Start(t.Context(), joinerConfig(2, join), clock.seams(whole))
+		if err != nil {
+			t.Fatalf("with the token %q: %v", join, err)
+		}
+		expect.Soon(t, "the peer to serve", func() bool { return len(p.notReady()) == 0 && p.RootKey() != nil })
+		if p.id() != id || planned(t, whole) {
+			t.Errorf("it is %v, and was %v; a plan is left: %v", p.id(), id, planned(t, whole))
+		}
+		stop(t, p)
+		expect.Soon(t, "the first peer to notice", func() bool { return len(p1.reachable()) == 0 })
+	}
+}
+
+// TestAPeerAloneNeedsNoToken starts the only peer of a cluster after its certificate has expired, with a token and without:
+// there is nobody to ask, and it signs for itself.
+func TestAPeerAloneNeedsNoToken(t *testing.T) {
+	t.Parallel()
+	disk := vfs.NewMemory(1)
+	p := start(t, disk)
+	token := newToken(t, p)
+	stop(t, p)
+	var clock ahead
+	clock.by.Store(int64(trust.Validity + 24*time.Hour))
+	for _, join := range []string{"", token} {
+		config, whole := testConfig(), disk.Copy(2)
+		config.Join = join
+		p, err := Start(t.Context(), config, clock.seams(whole))
+		if err != nil {
+			t.Fatalf("with the token %q: %v", join, err)
+		}
+		ready(t, p)
+		if planned(t, whole) {
+			t.Error("it asked to be let in")
+		}
+		stop(t, p)
+	}
+}
+
+// planned says whether there is the plan of a return.
+func planned(t *testing.T, disk *vfs.Memory) bool {
+	t.Helper()
+	_, err := disk.Stat(path.Join(testDir, joiningFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return err == nil
 }
 
 // TestAPeerWithoutARecordIsLetInByAToken loses all of its records: the drives tell who it is.
