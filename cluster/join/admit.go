@@ -83,6 +83,10 @@ func (a *admission) place(m *topology.Map) error {
 	if err != nil {
 		return err
 	}
+	if id == (cluster.PeerID{}) && a.ask.Again {
+		return fmt.Errorf("%w: it comes back, and no peer of this cluster has its drives: it was removed, or the token is another cluster's; "+
+			"with empty drives and an empty data directory it may join as a new one", topology.ErrUnknownPeer)
+	}
 	if id == (cluster.PeerID{}) {
 		a.how = admitted
 		a.peer, err = m.AddPeer(a.updated(topology.Peer{ID: a.fresh}))

@@ -35,6 +35,8 @@ const (
 type Ask struct {
 	// Peer is who it was before, for a peer that comes back. Zero means that it is new, or that its drives tell.
 	Peer cluster.PeerID
+	// Again says that it comes back, whether it can tell who it was or not: it is refused rather than made a new peer.
+	Again bool
 	// Name is unique in the cluster, 1 to 64 bytes. Zone and Rack may be empty.
 	Name, Zone, Rack string
 	// PeerAddress, Gossip and S3 are where it will listen, host:port of at most 100 bytes; S3 may be empty.

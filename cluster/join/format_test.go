@@ -46,7 +46,7 @@ func fixedRequest(t testing.TB) *trust.Request {
 func fixedAsk(t testing.TB) *ask {
 	t.Helper()
 	a := Ask{
-		Peer: cluster.PeerID{1}, Name: "p2", Zone: "z", Rack: "r", PeerAddress: "10.0.0.2:9100", Gossip: "10.0.0.2:9101", S3: "[::1]:9000", TLS: true,
+		Peer: cluster.PeerID{1}, Again: true, Name: "p2", Zone: "z", Rack: "r", PeerAddress: "10.0.0.2:9100", Gossip: "10.0.0.2:9101", S3: "[::1]:9000", TLS: true,
 		Command: 7, Request: fixedRequest(t), Now: func() time.Time { return time.Unix(1_900_000_000, 0) },
 		Drives: []topology.Drive{{ID: cluster.DriveID{9}, Name: "d1", Path: "/mnt/d1", Device: 64769, Size: 1 << 40}},
 	}

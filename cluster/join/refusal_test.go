@@ -64,6 +64,15 @@ func TestWhoIsRefused(t *testing.T) {
 				r.Fatal(err)
 			}
 		}, ErrRemoved, "removed", "was removed"},
+		{"a peer that comes back, and nothing tells who it was", func(_ *realm, _ *trust.Token, a *Ask) { a.Again = true },
+			topology.ErrUnknownPeer, "unknown_peer", "with empty drives"},
+		{"a peer that comes back with the drives of a removed one", func(r *realm, _ *trust.Token, a *Ask) {
+			other := join2(r, "other").Peer
+			a.Again, a.Drives[0].ID = true, r.topology().Drives[slot(r, other)].ID
+			if _, err := Revoke(r.Context(), r.client, other, false); err != nil {
+				r.Fatal(err)
+			}
+		}, topology.ErrUnknownPeer, "unknown_peer", "it was removed"},
 		{"a peer that runs", func(r *realm, _ *trust.Token, a *Ask) {
 			a.Peer = r.first.id
 			r.first.alive.Store(r.first.id, true)

@@ -141,6 +141,7 @@ type askWire struct {
 	Possession []byte      `json:"possession"`
 	Before     []byte      `json:"before,omitempty"`
 	Peer       string      `json:"peer,omitempty"`
+	Again      bool        `json:"again,omitempty"`
 	Clock      int64       `json:"clock"` // Unix, seconds
 	Name       string      `json:"name"`
 	Zone       string      `json:"zone,omitempty"`
@@ -163,8 +164,8 @@ type driveWire struct {
 
 func (a *ask) encode() ([]byte, error) {
 	w := askWire{
-		Request: a.request, Possession: a.possession, Before: a.before, Clock: a.clock.Unix(), Name: a.Name, Zone: a.Zone, Rack: a.Rack,
-		Address: a.PeerAddress, Gossip: a.Gossip, S3: a.S3, TLS: a.TLS, Command: a.Command,
+		Request: a.request, Possession: a.possession, Before: a.before, Again: a.Again, Clock: a.clock.Unix(), Name: a.Name, Zone: a.Zone,
+		Rack: a.Rack, Address: a.PeerAddress, Gossip: a.Gossip, S3: a.S3, TLS: a.TLS, Command: a.Command,
 	}
 	if a.Peer != (cluster.PeerID{}) {
 		w.Peer = a.Peer.String()
@@ -186,7 +187,7 @@ func decodeAsk(data []byte) (*ask, error) {
 		return nil, fmt.Errorf("%w: %w", ErrBadAsk, err)
 	}
 	a := &ask{request: w.Request, possession: w.Possession, before: w.Before, clock: time.Unix(w.Clock, 0), Ask: Ask{
-		Name: w.Name, Zone: w.Zone, Rack: w.Rack, PeerAddress: w.Address, Gossip: w.Gossip, S3: w.S3, TLS: w.TLS, Command: w.Command,
+		Again: w.Again, Name: w.Name, Zone: w.Zone, Rack: w.Rack, PeerAddress: w.Address, Gossip: w.Gossip, S3: w.S3, TLS: w.TLS, Command: w.Command,
 	}}
 	if len(w.Drives) > maxDrives {
 		return nil, fmt.Errorf("%w: %d drives, at most %d", ErrBadAsk, len(w.Drives), maxDrives)

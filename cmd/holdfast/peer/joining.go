@@ -96,7 +96,8 @@ func (p *Peer) ask(ctx context.Context, planned *joinPlan, old *trust.Credential
 		return nil, err
 	}
 	ask := join.Ask{
-		Name: p.config.Name, Zone: p.config.Zone, Rack: p.config.Rack, PeerAddress: address, Gossip: gossipBeside(address), S3: p.s3Address(),
+		Again: planned.Again, Name: p.config.Name, Zone: p.config.Zone, Rack: p.config.Rack,
+		PeerAddress: address, Gossip: gossipBeside(address), S3: p.s3Address(),
 		TLS: p.scheme == "https", Command: commandFormat, Request: request, Old: old, Now: p.seams.Now,
 	}
 	for _, d := range planned.Drives {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/join"
+	"github.com/holdfast/holdfast/cluster/topology"
 	"github.com/holdfast/holdfast/cluster/vfs"
 	"github.com/holdfast/holdfast/tests/expect"
 )
@@ -164,6 +165,41 @@ func TestAMemberThatLostItselfEnds(t *testing.T) {
 	m, err := p1.core.Load().mapNow(t.Context())
 	if err != nil || len(m.Members()) != 2 || len(m.Drives) != testDrives+4 {
 		t.Errorf("the cluster has %d peers and %d drives: %v", len(m.Members()), len(m.Drives), err)
+	}
+}
+
+// TestARemovedPeerWithoutARecordIsNoNewPeer removes a peer, with its drives and without, that then loses its record and
+// comes with a token: it is refused, as a removed one with its record is, and the token is good for somebody else.
+func TestARemovedPeerWithoutARecordIsNoNewPeer(t *testing.T) {
+	t.Parallel()
+	for name, drives := range map[string]bool{"its drives stay in the map": false, "its drives are forgotten": true} {
+		t.Run(name, func(t *testing.T) {
+			p1 := start(t, vfs.NewMemory(1))
+			defer stop(t, p1)
+			disk := vfs.NewMemory(2)
+			p2 := joinTo(t, p1, 2, disk)
+			id := p2.id()
+			stop(t, p2)
+			expect.Soon(t, "the first peer to notice", func() bool { return len(p1.reachable()) == 0 })
+			if _, err := join.Revoke(t.Context(), p1.core.Load().root, id, drives); err != nil {
+				t.Fatal(err)
+			}
+			(hurt{}).apply(t, disk, recordsOf(joinerConfig(2, "")))
+			token := newToken(t, p1)
+			p, err := Start(t.Context(), joinerConfig(2, token), testSeams(disk))
+			if err == nil {
+				defer stop(t, p)
+				t.Fatalf("it was %v, and is let in as %v", id, p.id())
+			}
+			if !errors.Is(err, join.ErrRemoved) && !errors.Is(err, topology.ErrUnknownPeer) {
+				t.Errorf("it says %v", err)
+			}
+			p, err = Start(t.Context(), joinerConfig(3, token), testSeams(vfs.NewMemory(3)))
+			if err != nil {
+				t.Fatalf("a new peer with the same token: %v", err)
+			}
+			stop(t, p)
+		})
 	}
 }
 
