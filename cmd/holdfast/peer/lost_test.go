@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast/holdfast/cluster"
 	"github.com/holdfast/holdfast/cluster/join"
+	"github.com/holdfast/holdfast/cluster/raft"
 	"github.com/holdfast/holdfast/cluster/topology"
 	"github.com/holdfast/holdfast/cluster/vfs"
 	"github.com/holdfast/holdfast/tests/expect"
@@ -250,6 +251,38 @@ func TestAVoterThatLostItselfEnds(t *testing.T) {
 	(hurt{}).apply(t, disk, recordsOf(testConfig()))
 	if err := ends(t, testConfig(), disk); !errors.Is(err, errLostSelf) {
 		t.Errorf("it says %v", err)
+	}
+}
+
+// TestAPeerThatGaveUpStaysAtItsReason lets each look at the log take longer than it is until the next one: when a peer
+// knows that it cannot go on, the next look is due already, and must not be made. Whether it was made by mistake is
+// chance, so several peers try.
+func TestAPeerThatGaveUpStaysAtItsReason(t *testing.T) {
+	t.Parallel()
+	p1 := start(t, vfs.NewMemory(1))
+	disk := vfs.NewMemory(2)
+	stop(t, joinTo(t, p1, 2, disk))
+	stop(t, p1)
+	(hurt{}).apply(t, disk, recordsOf(joinerConfig(2, "")))
+	for n := range 4 {
+		t.Run(fmt.Sprint("peer ", n), func(t *testing.T) {
+			t.Parallel()
+			seams := testSeams(disk.Copy(uint64(3 + n)))
+			seams.Machine = func(_ raft.GroupID, machine raft.Machine) raft.Machine {
+				<-time.After(lookEvery)
+				return machine
+			}
+			p, err := Start(t.Context(), joinerConfig(2, ""), seams)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stop(t, p)
+			<-p.Failed()
+			<-time.After(3 * lookEvery) // another look would be over
+			if !errors.Is(p.Err(), errLostSelf) {
+				t.Errorf("it says %v", p.Err())
+			}
+		})
 	}
 }
 

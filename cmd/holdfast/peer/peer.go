@@ -355,10 +355,11 @@ func (p *Peer) supervise(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		p.step(ctx)
+		if p.Err() != nil {
+			return // also when the next look is due already
+		}
 		select {
 		case <-ctx.Done():
-			return
-		case <-p.failed:
 			return
 		case <-changed:
 		case <-ticker.C:
