@@ -1,7 +1,10 @@
 package peer
 
 import (
+	"context"
+	"log/slog"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/holdfast/holdfast/chunkstore/drivetest"
@@ -66,4 +69,30 @@ func TestARemovedDriveIsNotWaitedFor(t *testing.T) {
 		return err == nil && empty
 	})
 	wantRead(t, p, "a", testBody)
+}
+
+// TestNoWorkOfALeaderBeginsAfterItWasStopped leads again, or for the first time, while a peer stops: the chunk store that
+// the work needs is closed by then.
+func TestNoWorkOfALeaderBeginsAfterItWasStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &leadership{core: &core{peer: &Peer{log: slog.New(slog.DiscardHandler)}}}
+		l.stop()
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			l.work(ctx, nil)
+		}()
+		synctest.Wait()
+		if l.leads() {
+			t.Error("it works")
+		}
+		select {
+		case <-ended:
+			t.Error("it did not wait until another leads")
+		default:
+		}
+		cancel()
+		<-ended
+	})
 }
