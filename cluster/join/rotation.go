@@ -128,8 +128,15 @@ type Rotation struct {
 	Log *slog.Logger
 }
 
-// rotationEvery is the default of Rotation.Every and of GossipKeys.Every.
-const rotationEvery = 5 * time.Second
+const (
+	// rotationEvery is the default of Rotation.Every and of GossipKeys.Every.
+	rotationEvery = 5 * time.Second
+	// rotationPatience is how long a step may wait until the operator hears of it: some seconds are usual.
+	rotationPatience = time.Minute
+)
+
+// errDue says that there is a step to make, and why it is not made now.
+var errDue = errors.New("it is due since a peer was removed")
 
 // Name says what the worker is called in status.
 func (*Rotation) Name() string { return "gossip key" }
@@ -140,10 +147,22 @@ func (r *Rotation) Run(ctx context.Context) error {
 	if every == 0 {
 		every = rotationEvery
 	}
+	var since time.Time // since when a step waits
+	told := false
 	for {
 		_, err := r.Step(ctx)
+		level := slog.LevelDebug
+		switch {
+		case err == nil:
+			since, told = time.Time{}, false
+		case !errors.Is(err, errDue): // the root group does not answer
+		case since.IsZero():
+			since = time.Now()
+		case !told && time.Since(since) >= rotationPatience:
+			level, told = slog.LevelWarn, true
+		}
 		if err != nil && ctx.Err() == nil {
-			r.log().Debug("the rotation of the gossip key waits", "err", err)
+			r.log().Log(ctx, level, "the rotation of the gossip key waits", "err", err)
 		}
 		if !sleep(ctx, every) {
 			return nil
@@ -196,6 +215,14 @@ func (r *Rotation) Step(ctx context.Context) (stepped bool, err error) {
 	if err != nil || rows.state.turn == settled && rows.list.Epoch <= rows.state.list {
 		return false, err
 	}
+	if stepped, err = r.next(ctx, rows); err != nil {
+		err = fmt.Errorf("%w: %w", errDue, err)
+	}
+	return stepped, err
+}
+
+// next makes the step that is due.
+func (r *Rotation) next(ctx context.Context, rows rotationRows) (stepped bool, err error) {
 	holdings, err := r.Holdings(ctx)
 	if err != nil {
 		return false, err
@@ -283,18 +310,29 @@ func (g *GossipKeys) Run(ctx context.Context) error {
 	if every == 0 {
 		every = rotationEvery
 	}
+	told := false
 	for {
 		switch changed, err := g.Refresh(ctx); {
-		case err != nil && ctx.Err() == nil:
-			log.Debug("the gossip keys were not read", "err", err)
-		case changed:
-			log.Info("the gossip keys have changed", "keys", len(g.Prints()))
+		case ctx.Err() != nil:
+		case errors.Is(err, errNotTaken) && !told:
+			log.Warn("the gossip keys of the cluster have changed, and this peer does not follow", "err", err)
+			told = true
+		case err != nil:
+			log.Debug("the gossip keys were not read, or still cannot be taken", "err", err)
+		default:
+			told = false
+			if changed {
+				log.Info("the gossip keys have changed", "keys", len(g.Prints()))
+			}
 		}
 		if !sleep(ctx, every) {
 			return nil
 		}
 	}
 }
+
+// errNotTaken says that there are other keys, which this peer cannot store or use.
+var errNotTaken = errors.New("take the new gossip keys")
 
 // Refresh reads the row, and uses and stores its keys when they are others.
 func (g *GossipKeys) Refresh(ctx context.Context) (changed bool, err error) {
@@ -309,11 +347,11 @@ func (g *GossipKeys) Refresh(ctx context.Context) (changed bool, err error) {
 	}
 	// Stored first: a start with keys that the row has not any more is put right by the row, as this one is.
 	if err := g.Save(keys); err != nil {
-		return false, fmt.Errorf("store the gossip keys: %w", err)
+		return false, fmt.Errorf("%w: store them: %w", errNotTaken, err)
 	}
 	if g.Use != nil {
 		if err := g.Use(keys); err != nil {
-			return false, fmt.Errorf("use the gossip keys: %w", err)
+			return false, fmt.Errorf("%w: use them: %w", errNotTaken, err)
 		}
 	}
 	g.Held = keys

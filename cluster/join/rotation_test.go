@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -281,6 +284,101 @@ func TestWorkersRotateByThemselves(t *testing.T) {
 			if err := <-ended; err != nil {
 				t.Error(err)
 			}
+		}
+	})
+}
+
+// TestARotationThatWaitsForLongIsToldOnce: one of two that are up does not hear for long that a peer was removed.
+func TestARotationThatWaitsForLongIsToldOnce(t *testing.T) {
+	c := newCrowd(t, 3)
+	keys := c.remove(c.order[2])
+	late := c.order[1]
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		run := func(work func(context.Context) error) { go func() { ended <- work(ctx) }() }
+		c.hears(c.peers[c.order[0]])
+		for _, p := range c.peers {
+			run(p.Run)
+		}
+		leader := c.leader()
+		var hearing sync.Mutex
+		leader.Holdings = func(ctx context.Context) (map[cluster.PeerID]Holding, error) {
+			hearing.Lock()
+			defer hearing.Unlock()
+			return c.holdings(ctx)
+		}
+		run(leader.Run)
+		told := func(when string, want int) {
+			t.Helper()
+			time.Sleep(rotationPatience - rotationEvery)
+			synctest.Wait()
+			if got := strings.Count(c.r.log.String(), "level=WARN"); got != want {
+				t.Errorf("%s it is told %d times: %s", when, got, &c.r.log)
+			}
+		}
+		told("at first", 0)
+		told("later", 1)
+		told("much later", 1)
+		if text := c.r.log.String(); !strings.Contains(text, late.String()) {
+			t.Errorf("it does not say who is waited for: %s", text)
+		}
+		hearing.Lock()
+		c.hears(c.peers[late])
+		hearing.Unlock()
+		told("when it has heard", 1)
+		if key, ok := c.settled(); !ok || slices.Contains(keys, key) {
+			t.Errorf("the key was not rotated: %v", ok)
+		}
+		cancel()
+		for range len(c.peers) + 1 {
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// TestKeysThatCannotBeKeptAreToldOnce: storing them fails, then it works, then using them fails.
+func TestKeysThatCannotBeKeptAreToldOnce(t *testing.T) {
+	c := newCrowd(t, 1)
+	p := c.peers[c.order[0]]
+	var broken atomic.Value // what fails now
+	broken.Store("")
+	failing := func(what string, then func([]membership.Key) error) func([]membership.Key) error {
+		return func(keys []membership.Key) error {
+			if broken.Load() == what {
+				return errBroken
+			}
+			return then(keys)
+		}
+	}
+	p.Save, p.Use = failing("save", p.Save), failing("use", p.Use)
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- p.Run(ctx) }()
+		for i, what := range []string{"save", "use"} {
+			broken.Store(what)
+			row, _, err := loadGossip(t.Context(), c.r.client)
+			if err == nil {
+				row.Value = marshalGossip([]membership.Key{NewGossipKey()})
+				_, err = c.r.client.PutRow(t.Context(), row)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * rotationEvery)
+			synctest.Wait()
+			if got := strings.Count(c.r.log.String(), "level=WARN"); got != i+1 {
+				t.Errorf("it is told %d times: %s", got, &c.r.log)
+			}
+			broken.Store("")
+			time.Sleep(2 * rotationEvery)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
 		}
 	})
 }
