@@ -25,6 +25,9 @@ func (a *ahead) seams(fsys vfs.FS) Seams {
 	return s
 }
 
+// hosts numbers addresses of this machine.
+var hosts atomic.Int64
+
 // apart is a cluster of two whose second peer was off while its certificate expired. The first went on.
 type apart struct {
 	clock  ahead
@@ -39,15 +42,21 @@ func newApart(t *testing.T) *apart {
 	t.Helper()
 	a := &apart{disk: vfs.NewMemory(2)}
 	m := vfs.NewMemory(1)
-	a.first = start(t, m)
+	// The second knows the first by its address alone. It is one that no other test takes while the first does not listen.
+	config := testConfig()
+	config.Peer = fmt.Sprintf("127.77.0.%d:9001", 1+hosts.Add(1)%250)
+	var err error
+	if a.first, err = Start(t.Context(), config, testSeams(m)); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, a.first)
 	second := joinTo(t, a.first, 2, a.disk)
 	keep(t, second, "a", testBody)
 	a.id, a.number = second.id(), second.self.Load().number
 	stop(t, second)
 	stop(t, a.first)
 	a.clock.by.Store(int64(trust.Validity + 24*time.Hour))
-	var err error
-	if a.first, err = Start(t.Context(), testConfig(), a.clock.seams(m)); err != nil {
+	if a.first, err = Start(t.Context(), config, a.clock.seams(m)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { stop(t, a.first) })
