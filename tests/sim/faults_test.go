@@ -242,10 +242,12 @@ func (r *round) drive(rule vfs.Rule) {
 	rule.Path = n.drives[r.random.IntN(len(n.drives))] + rule.Path
 	fault := n.files().Inject(rule)
 	r.must(func() error {
-		if fault.Fired() == 0 {
-			return fmt.Errorf("drive %s was not asked for anything", rule.Path)
-		}
-		return nil
+		return eventually(time.Minute, func() error { // writers avoid a drive for a while after it was down
+			if fault.Fired() == 0 {
+				return fmt.Errorf("drive %s was not asked for anything", rule.Path)
+			}
+			return nil
+		})
 	})
 	r.undo = append(r.undo, func() error {
 		fault.Clear()
