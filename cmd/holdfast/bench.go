@@ -104,6 +104,8 @@ func runBench(ctx context.Context, s *session, o *benchOptions) error {
 			return usageError(fmt.Errorf("--only: no measurement is called %q", name))
 		}
 	}
+	s.tuneRuntime() // as the server does: what the clients take of the cores, it lacks
+	go steady(ctx)
 	b := &bench{session: s, options: o, bucket: "bench-" + strconv.FormatInt(time.Now().UnixNano(), 36)}
 	var err error
 	if b.s3, err = s.s3Client(&o.client); err != nil {
