@@ -64,7 +64,7 @@ type Config struct {
 	// Near says that a drive is of this peer, so that what is read from it need not be moved. Nil: all are alike.
 	Near func(cluster.DriveID) bool
 	// VolumeSize is the size in bytes of a chunk file at which its volume is sealed; on small drives it is sealed sooner,
-	// at the 128th part of the smallest. Zero means DefaultVolumeSize.
+	// at the 128th part of the smallest, but not below 16 MiB. Zero means DefaultVolumeSize.
 	VolumeSize int64
 	// Silent tells for how long a drive has not answered somebody else, zero when it does. Nil: nobody else asks.
 	Silent func(cluster.DriveID) time.Duration

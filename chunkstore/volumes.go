@@ -15,7 +15,8 @@ const (
 	// replaced. Each is another file to sync on every drive, so more would cost small writes dearly.
 	openVolumes = 2
 	// volumesEach is how many full volumes a drive has room for at least, and minVolumeSize what a volume grows to however
-	// small its drives are. A slot is then less than the hundredth of a drive, and drives can be filled evenly.
+	// small its drives are. On drives of 2 GiB and more a slot is then less than the hundredth of one, and drives can be
+	// filled evenly. A drive that shares its device with others counts with all of it.
 	volumesEach   = 128
 	minVolumeSize = 16 << 20
 	// listPage is how many rows are read at a time.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -104,8 +105,13 @@ func runBench(ctx context.Context, s *session, o *benchOptions) error {
 			return usageError(fmt.Errorf("--only: no measurement is called %q", name))
 		}
 	}
-	s.tuneRuntime() // as the server does: what the clients take of the cores, it lacks
-	go steady(ctx)
+	// What the clients take of the cores, the server lacks.
+	s.tuneRuntime()
+	ctx, stop := context.WithCancel(ctx)
+	var calm sync.WaitGroup
+	calm.Go(func() { steady(ctx) })
+	defer calm.Wait()
+	defer stop()
 	b := &bench{session: s, options: o, bucket: "bench-" + strconv.FormatInt(time.Now().UnixNano(), 36)}
 	var err error
 	if b.s3, err = s.s3Client(&o.client); err != nil {

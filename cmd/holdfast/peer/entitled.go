@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// ownerPatience is how long the row of a volume is waited for: an election, and less than a caller waits.
+	// ownerPatience is how long the row of a volume is waited for: an election. A caller may have given up by then.
 	ownerPatience = 3 * time.Second
 	// leadPatience is how long a peer may lead before this one has heard of it, and leadEvery how often it looks.
 	leadPatience = 2 * time.Second
