@@ -134,7 +134,7 @@ func TestEachBugIsCaught(t *testing.T) {
 			faults: named(t, "leader stopped, and leads again"), seeds: 12},
 		{bug: bug{name: "skip retry dedupe", eager: 120 * time.Millisecond, rounds: 1, seams: altered(unnumbered)},
 			faults: named(t, "answers lost"), seeds: 12},
-		{bug: bug{name: "move an open volume", rounds: 2, seams: func(n *node, s *peer.Seams) {
+		{bug: bug{name: "move an open volume", chunked: true, rounds: 2, seams: func(n *node, s *peer.Seams) {
 			s.Drive = func(d chunkstore.Drive) chunkstore.Drive { return n.c.fences.on(open{d}) }
 		}}, faults: named(t, "gateway taken for gone"), seeds: 12},
 	} {

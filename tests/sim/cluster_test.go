@@ -50,6 +50,8 @@ type node struct {
 	drives []string
 	// skew is what its clock is off by, in nanoseconds; asked counts how often somebody looked.
 	skew, asked atomic.Int64
+	// idle: its clients ask for nothing.
+	idle atomic.Bool
 	// gate, when not nil, stops what the tablet's replica here is asked to propose.
 	gate atomic.Pointer[gate]
 
@@ -88,6 +90,8 @@ type bug struct {
 	seams func(n *node, s *peer.Seams)
 	// eager, when not zero, makes clients do much to one key, with pauses up to this: for what shows for moments only.
 	eager time.Duration
+	// chunked: every body has chunks.
+	chunked bool
 	// rounds is how many faults a run has; zero means roundsEach.
 	rounds int
 }

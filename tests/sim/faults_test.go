@@ -305,11 +305,21 @@ func (c *cluster) hurt(h *history, random *rand.Rand, f fault) {
 }
 
 // takenForGone makes the leader seal the open volumes of a gateway that goes on afterwards: it cannot reach it, and its
-// clock says that this has been so for an hour.
+// clock says that this has been so for an hour. A gateway that writes meanwhile misses the leader's drives, and opens other
+// volumes; mostly it has nothing to do, and goes on with those that it has when all is well again.
 func (r *round) takenForGone() {
 	leader, gateway := r.c.leader(r.random), r.pick()
 	for gateway == leader {
 		gateway = r.pick()
+	}
+	if r.random.IntN(4) > 0 {
+		gateway.idle.Store(true)
+		r.undo = append(r.undo, func() error {
+			r.hold(3*time.Second, 5*time.Second) // its drives are there again
+			gateway.idle.Store(false)
+			return nil
+		})
+		pause(patience + time.Second) // what its clients have under way
 	}
 	r.cut(leader, gateway)
 	r.cut(gateway, leader)

@@ -44,8 +44,8 @@ type client struct {
 	bucket metadata.BucketID
 	// eager, when not zero, is how long pauses are at most; eager clients all use one key.
 	eager time.Duration
-	// small bodies have no chunks.
-	small bool
+	// small bodies have no chunks; otherwise some have, or all.
+	small, chunked bool
 	// reads: it does nothing else, so that no write that hangs keeps it.
 	reads bool
 	// last is what it knows of each key, for conditions.
@@ -69,7 +69,8 @@ func startLoad(c *cluster, h *history) *load {
 	for i := range count {
 		u := &client{
 			h: h, n: c.nodes[i%len(c.nodes)], id: i, random: rand.New(rand.NewPCG(c.seed, uint64(100+i))), eager: eager,
-			small: eager > 0 && c.bug.seams != nil, reads: i >= len(c.nodes)*clientsEach, last: map[string]string{},
+			small: eager > 0 && c.bug.seams != nil, chunked: c.bug != nil && c.bug.chunked,
+			reads: i >= len(c.nodes)*clientsEach, last: map[string]string{},
 		}
 		l.wait.Go(func() { u.run(ctx) })
 	}
@@ -90,8 +91,8 @@ func (u *client) run(ctx context.Context) {
 		}
 		pause(10*time.Millisecond + time.Duration(u.random.Int64N(int64(think))))
 		store := u.n.store()
-		if store == nil {
-			continue // its gateway is down
+		if store == nil || u.n.idle.Load() {
+			continue // its gateway is down, or has nothing to do
 		}
 		if err := u.ensureBucket(store); err != nil {
 			continue
@@ -151,7 +152,7 @@ func (u *client) act(store *multipart.Store) {
 // body draws bytes that nobody else writes.
 func (u *client) body() []byte {
 	size := 50 + u.random.IntN(inlineBody)
-	if u.random.IntN(5) == 0 && !u.small {
+	if u.chunked || u.random.IntN(5) == 0 && !u.small {
 		size = chunkedBody/2 + u.random.IntN(chunkedBody/2)
 	}
 	b := make([]byte, size)
