@@ -54,6 +54,8 @@ type DB struct {
 	log     *slog.Logger
 	cause   atomic.Pointer[error] // why the DB broke; nil while it is sound
 
+	order sync.Mutex // of writes, in goleveldb and among the kept rows
+
 	mu      sync.RWMutex   // held for reading by every call, for writing when closing is set
 	closing atomic.Bool    // ends every later call and every open iterator
 	views   sync.WaitGroup // open iterators and snapshots
@@ -270,10 +272,12 @@ func (db *DB) Write(b *WriteBatch) error {
 	if b.Len() == 0 {
 		return nil
 	}
+	db.order.Lock()
+	defer db.order.Unlock()
 	if err := db.settle(db.level.Write(&b.batch, nil)); err != nil {
 		return err
 	}
-	if err := db.rows.forget(&b.batch); err != nil {
+	if err := db.rows.wrote(&b.batch); err != nil {
 		return db.fail(err) // the batch is not what was put into it
 	}
 	return nil

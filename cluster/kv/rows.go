@@ -7,27 +7,30 @@ import (
 	"github.com/syndtr/goleveldb/leveldb"
 )
 
-// Bounds of the row cache: its shards keep their locks apart; together it takes 2 MiB at most.
+// Bounds of the row cache: its shards keep their locks apart; together it takes 8 MiB at most.
 const (
-	rowShards   = 16
-	rowsInShard = 256
-	maxRow      = 512
+	rowShards        = 16
+	rowsInGeneration = 512
+	maxRow           = 256
 )
 
-// rowCache keeps small rows that were read, absent ones too: every request reads a few that hardly ever change
-// (bucket, fences, clock), and goleveldb searches its tables anew for each.
+// rowCache keeps small rows that were read or written lately, absent ones too: every request reads a few that hardly
+// ever change (bucket, fences) or that an earlier one wrote (clock, usage, the slot of a session, the version that it
+// replaces), and goleveldb searches its tables anew for each.
 //
-// A reader may read a row before a write and put it here after it. So each shard counts its writes, and a row is kept
-// only when none came in between.
+// Writes go through it in the order of the DB. A reader may read a row before a write and put it here after it. So each
+// shard counts its writes, and what was read is kept only when none came in between.
 type rowCache struct {
 	seed   maphash.Seed
 	shards [rowShards]rowShard
 }
 
+// rowShard has two generations: when the young one is full it becomes the old one, and the old one goes with all that
+// nobody asked for since.
 type rowShard struct {
-	mu     sync.Mutex
-	writes uint64
-	rows   map[string][]byte // nil: the key has no value
+	mu         sync.Mutex
+	writes     uint64
+	young, old map[string][]byte // nil: the key has no value
 }
 
 func newRowCache() *rowCache { return &rowCache{seed: maphash.MakeSeed()} }
@@ -40,38 +43,64 @@ func (c *rowCache) shard(key []byte) *rowShard {
 func (s *rowShard) get(key []byte) (value []byte, kept bool, writes uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	value, kept = s.rows[string(key)]
+	if value, kept = s.young[string(key)]; kept {
+		return value, true, s.writes
+	}
+	if value, kept = s.old[string(key)]; kept {
+		delete(s.old, string(key))
+		s.put(key, value)
+	}
 	return value, kept, s.writes
 }
 
+// keep takes a row that was read.
 func (s *rowShard) keep(key, value []byte, writes uint64) {
 	if len(value) > maxRow {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.writes != writes {
-		return
+	if s.writes == writes {
+		s.put(key, value)
 	}
-	if s.rows == nil || len(s.rows) >= rowsInShard {
-		s.rows = make(map[string][]byte, rowsInShard) // rows in steady use are here again soon
-	}
-	s.rows[string(key)] = value
 }
 
-// forget drops the rows of a batch that was written.
-func (c *rowCache) forget(b *leveldb.Batch) error { return b.Replay(forgetting{c}) }
+// put is called with mu held, for a row that the old generation does not have.
+func (s *rowShard) put(key, value []byte) {
+	if s.young == nil {
+		s.young = make(map[string][]byte)
+	}
+	if _, there := s.young[string(key)]; !there && len(s.young) >= rowsInGeneration {
+		s.young, s.old = make(map[string][]byte, rowsInGeneration), s.young
+	}
+	s.young[string(key)] = value
+}
 
-type forgetting struct{ cache *rowCache }
-
-// Put implements leveldb.BatchReplay.
-func (f forgetting) Put(key, _ []byte) { f.Delete(key) }
-
-// Delete implements leveldb.BatchReplay.
-func (f forgetting) Delete(key []byte) {
-	s := f.cache.shard(key)
+// wrote takes a row that was written, or forgets it when it is large.
+func (s *rowShard) wrote(key, value []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.writes++
-	delete(s.rows, string(key))
+	delete(s.old, string(key))
+	if len(value) > maxRow {
+		delete(s.young, string(key))
+		return
+	}
+	s.put(key, value)
 }
+
+// wrote takes the rows of a batch that was written. The caller sees to it that batches come in the order of the DB.
+func (c *rowCache) wrote(b *leveldb.Batch) error { return b.Replay(written{c}) }
+
+type written struct{ cache *rowCache }
+
+// Put implements leveldb.BatchReplay. The batch keeps its memory.
+func (w written) Put(key, value []byte) {
+	if len(value) <= maxRow {
+		value = append(make([]byte, 0, len(value)), value...)
+	}
+	w.cache.shard(key).wrote(key, value)
+}
+
+// Delete implements leveldb.BatchReplay.
+func (w written) Delete(key []byte) { w.cache.shard(key).wrote(key, nil) }

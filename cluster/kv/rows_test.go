@@ -11,6 +11,43 @@ import (
 	"github.com/holdfast/holdfast/cluster/vfs"
 )
 
+// Whoever writes at the same time: what is kept is what the DB has.
+func TestKeptRowsFollowTheOrderOfTheDB(t *testing.T) {
+	db, err := Open(Config{FS: vfs.NewMemory(1), Dir: "/db"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const keys, writers, rounds = 4, 4, 500
+	var wait sync.WaitGroup
+	for w := range writers {
+		wait.Go(func() {
+			for n := range rounds {
+				b := db.NewBatch()
+				for k := range keys {
+					b.Put(fmt.Appendf(nil, "row-%d", k), fmt.Appendf(nil, "%d of %d", n, w))
+				}
+				if err := db.Write(b); err != nil {
+					t.Error(err)
+				}
+				for k := range keys {
+					key := fmt.Appendf(nil, "row-%d", k)
+					db.order.Lock()
+					kept, err := db.Get(key)
+					stored, storedErr := db.level.Get(key, nil)
+					db.order.Unlock()
+					if err != nil || storedErr != nil || string(kept) != string(stored) {
+						t.Errorf("row %d is kept as %q, stored as %q: %v, %v", k, kept, stored, err, storedErr)
+					}
+				}
+			}
+		})
+	}
+	wait.Wait()
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A Get that begins after a Write returned sees what it wrote, whatever rows are kept in memory.
 func TestKeptRowsAreNeverOlderThanAWrite(t *testing.T) {
 	db, err := Open(Config{FS: vfs.NewMemory(1), Dir: "/db"})
@@ -54,7 +91,11 @@ func TestKeptRowsAreNeverOlderThanAWrite(t *testing.T) {
 			if n%5 == 0 {
 				b.Delete(fmt.Appendf(nil, "row-%d", k))
 			} else {
-				b.Put(fmt.Appendf(nil, "row-%d", k), binary.BigEndian.AppendUint64(nil, n))
+				value := binary.BigEndian.AppendUint64(nil, n)
+				if n%7 == 0 {
+					value = append(value, make([]byte, maxRow)...) // too large to be kept
+				}
+				b.Put(fmt.Appendf(nil, "row-%d", k), value)
 			}
 		}
 		if err := db.Write(b); err != nil {
@@ -66,14 +107,15 @@ func TestKeptRowsAreNeverOlderThanAWrite(t *testing.T) {
 	}
 	close(done)
 	wait.Wait()
-	for i := range rowsInShard * rowShards * 2 {
+	for i := range rowsInGeneration * rowShards * 4 {
 		if _, err := db.Get(fmt.Appendf(nil, "none-%d", i)); !errors.Is(err, ErrNotFound) {
 			t.Fatal(err)
 		}
 	}
 	for i := range db.rows.shards {
-		if n := len(db.rows.shards[i].rows); n > rowsInShard {
-			t.Errorf("%d rows are kept in a shard", n)
+		young, old := len(db.rows.shards[i].young), len(db.rows.shards[i].old)
+		if young > rowsInGeneration || old > rowsInGeneration || old == 0 {
+			t.Errorf("%d young and %d old rows are kept in a shard", young, old)
 		}
 	}
 	if err := db.Close(); err != nil {
