@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/holdfast/holdfast/cluster/kv"
+	"github.com/holdfast/holdfast/metadata/record"
 )
 
 // TestOverwriteAndDeleteFreeExactlyTheirChunks follows manifests from the commit that drops them to the dropped row.
@@ -48,6 +51,58 @@ func TestOverwriteAndDeleteFreeExactlyTheirChunks(t *testing.T) {
 	if got := manifests(w.freedNow()); !slices.Equal(got, []string{"a2"}) {
 		t.Fatalf("left %v", got)
 	}
+}
+
+// TestLargeBodiesGoWithTheirVersions removes bodies that have a row of their own, in every way: those of bytes free
+// nothing, those of chunks free them, and no body row is left.
+func TestLargeBodiesGoWithTheirVersions(t *testing.T) {
+	for _, versioning := range []Versioning{Unversioned, VersioningEnabled} {
+		w := newWorld(t)
+		bucket := w.bucket("bucket", versioning)
+		large := func(letter string) string { return strings.Repeat(letter, 2*inlineBody) }
+		bytes := func(key, text string) VersionID {
+			v, err := w.Put(w.ctx, Put{Bucket: bucket, Version: Version{Key: key, Size: int64(len(text)), ETag: etag(text), Inline: []byte(text)}})
+			w.must(err)
+			return v.ID
+		}
+		var all []VersionID
+		all = append(all, bytes("a", large("1")), bytes("a", large("2")), w.put(bucket, "a", large("m")).ID, bytes("a", large("3")),
+			w.put(bucket, "a", large("n")).ID)
+		bytes("b", large("4"))
+		moved, err := w.Rename(w.ctx, Rename{Bucket: bucket, From: "b", To: "a"})
+		w.must(err)
+		v, err := w.Current(w.ctx, bucket, "a")
+		w.must(err)
+		if string(v.Inline) != large("4") {
+			t.Errorf("%d bytes are renamed", len(v.Inline))
+		}
+		for _, id := range append(all, moved.ID) {
+			_, err := w.Delete(w.ctx, Delete{Bucket: bucket, Key: "a", Version: &id})
+			if versioning == Unversioned && errors.Is(err, ErrNoSuchVersion) {
+				continue
+			}
+			w.must(err)
+		}
+		if got := manifests(w.freedNow()); !slices.Equal(got, []string{large("m"), large("n")}) {
+			t.Errorf("%d manifests are freed", len(got))
+		}
+		if left := w.rows(record.FamilyBody); left != 0 {
+			t.Errorf("%d body rows are left", left)
+		}
+	}
+}
+
+// rows counts the rows of a family.
+func (w *world) rows(family byte) int {
+	w.t.Helper()
+	it := w.tablet.State().Iterate(kv.Span{Start: []byte{family}, End: []byte{family + 1}})
+	defer it.Close()
+	n := 0
+	for it.Next() {
+		n++
+	}
+	w.must(it.Err())
+	return n
 }
 
 // TestVersionedBucketsFreeOnlyWhatIsRemovedForGood keeps everything until a version is removed by its id.

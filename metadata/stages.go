@@ -237,11 +237,7 @@ func (e *evaluation) keepBeside(t target, p Put) error {
 	if err := e.adopts(p); err != nil {
 		return err
 	}
-	v.Body = body
-	if size := proto.Size(body); size > inlineBody {
-		v.Body, v.Overflow = nil, true
-		e.plan.PutRecord(bodyRow(t.bucket, t.key, v.Id), body)
-	}
+	e.setBody(t, v, body)
 	e.plan.PutRecord(versionRow(t.bucket, t.key, v.Id), v)
 	u := t.usage(e)
 	u.Versions++

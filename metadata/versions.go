@@ -82,13 +82,7 @@ func (e *evaluation) install(t target, v *record.Version, body *record.Body, kee
 	}
 	row := currentRow(t.bucket, t.key)
 	if body != nil {
-		v.Body, v.Overflow = nil, false
-		if size := proto.Size(body); size > inlineBody {
-			v.Overflow = true
-			e.plan.PutRecord(bodyRow(t.bucket, t.key, v.Id), body)
-		} else if size > 0 {
-			v.Body = body
-		}
+		e.setBody(t, v, body)
 	}
 	e.plan.PutRecord(row, v)
 	u := t.usage(e)
@@ -96,6 +90,21 @@ func (e *evaluation) install(t target, v *record.Version, body *record.Body, kee
 	u.Bytes += v.Size
 	return nil
 }
+
+// setBody puts the body of v into its record, or into a row of its own when it is large.
+func (e *evaluation) setBody(t target, v *record.Version, body *record.Body) {
+	v.Body, v.Overflow, v.BytesOnly = nil, false, false
+	switch size := proto.Size(body); {
+	case size > inlineBody:
+		v.Overflow, v.BytesOnly = true, !names(body)
+		e.plan.PutRecord(bodyRow(t.bucket, t.key, v.Id), body)
+	case size > 0:
+		v.Body = body
+	}
+}
+
+// names tells whether a body leads to chunks.
+func names(body *record.Body) bool { return len(body.Manifest) > 0 || len(body.Parts) > 0 }
 
 // clearFor takes the current version out of the way of v.
 func (e *evaluation) clearFor(t target, v *record.Version, keeps *inheritance) error {
@@ -236,14 +245,17 @@ func (e *evaluation) promote(t target, newest *record.Version) {
 
 // free writes the freed row of a version that goes.
 func (e *evaluation) free(bucket BucketID, key string, v *record.Version) error {
+	if v.Overflow {
+		e.plan.Delete(bodyRow(bucket, key, v.Id))
+	}
+	if v.BytesOnly {
+		return nil
+	}
 	body, err := e.body(bucket, key, v)
 	if err != nil {
 		return err
 	}
-	if v.Overflow {
-		e.plan.Delete(bodyRow(bucket, key, v.Id))
-	}
-	if len(body.Manifest) == 0 && len(body.Parts) == 0 {
+	if !names(body) {
 		return nil
 	}
 	return e.freeRow(bucket, key, v.Shared, &record.Freed{
@@ -301,7 +313,7 @@ func runsOf(numbers []int, size func(number int) int64) []*record.Run {
 // summary is a version's record without its body, for a result row.
 func summary(v *record.Version) *record.Version {
 	s := proto.Clone(v).(*record.Version)
-	s.Body, s.Overflow = nil, false
+	s.Body, s.Overflow, s.BytesOnly = nil, false, false
 	return s
 }
 

@@ -571,7 +571,9 @@ type Version struct {
 	Body     *Body `protobuf:"bytes,14,opt,name=body,proto3" json:"body,omitempty"`
 	Overflow bool  `protobuf:"varint,15,opt,name=overflow,proto3" json:"overflow,omitempty"`
 	// The id of the first version of the chain that inherits chunks (kept spans, renames): holds go by it. Unset: id.
-	Lineage       *ID `protobuf:"bytes,16,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	Lineage *ID `protobuf:"bytes,16,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	// Overflow is set, and the body has bytes alone: who removes the version need not read it to know that it frees nothing.
+	BytesOnly     bool `protobuf:"varint,17,opt,name=bytes_only,json=bytesOnly,proto3" json:"bytes_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -716,6 +718,13 @@ func (x *Version) GetLineage() *ID {
 		return x.Lineage
 	}
 	return nil
+}
+
+func (x *Version) GetBytesOnly() bool {
+	if x != nil {
+		return x.BytesOnly
+	}
+	return false
 }
 
 type Upload struct {
@@ -2044,7 +2053,7 @@ const file_record_proto_rawDesc = "" +
 	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12*\n" +
 	"\x05parts\x18\x03 \x03(\v2\x14.holdfast.record.RunR\x05parts\x124\n" +
 	"\bparts_of\x18\x04 \x01(\v2\x19.holdfast.record.UploadIDR\apartsOf\x12\x1b\n" +
-	"\tparts_key\x18\x05 \x01(\fR\bpartsKey\"\xdc\x04\n" +
+	"\tparts_key\x18\x05 \x01(\fR\bpartsKey\"\xfb\x04\n" +
 	"\aVersion\x12#\n" +
 	"\x02id\x18\x01 \x01(\v2\x13.holdfast.record.IDR\x02id\x12\x12\n" +
 	"\x04null\x18\x02 \x01(\bR\x04null\x12#\n" +
@@ -2062,7 +2071,9 @@ const file_record_proto_rawDesc = "" +
 	"\x06shared\x18\r \x01(\bR\x06shared\x12)\n" +
 	"\x04body\x18\x0e \x01(\v2\x15.holdfast.record.BodyR\x04body\x12\x1a\n" +
 	"\boverflow\x18\x0f \x01(\bR\boverflow\x12-\n" +
-	"\alineage\x18\x10 \x01(\v2\x13.holdfast.record.IDR\alineage\"\xea\x01\n" +
+	"\alineage\x18\x10 \x01(\v2\x13.holdfast.record.IDR\alineage\x12\x1d\n" +
+	"\n" +
+	"bytes_only\x18\x11 \x01(\bR\tbytesOnly\"\xea\x01\n" +
 	"\x06Upload\x12/\n" +
 	"\astarted\x18\x01 \x01(\v2\x15.holdfast.record.TimeR\astarted\x12\x14\n" +
 	"\x05owner\x18\x02 \x01(\fR\x05owner\x124\n" +

@@ -116,6 +116,7 @@ func samples() []struct {
 	}
 	return []sample{
 		{"current", KeyRow(FamilyCurrent, 1, "a\x00b"), version},
+		{"current, large", KeyRow(FamilyCurrent, 1, "large"), &Version{Id: id, Size: 4096, Modified: when, Overflow: true, BytesOnly: true}},
 		{"version", VersionRow(FamilyVersions, 1, "a", 0x0102, 0x0304), &Version{Id: id, DeleteMarker: true, Modified: when}},
 		{"body", VersionRow(FamilyBody, 1, "a", 0x0102, 0x0304), &Body{
 			Parts: []*Run{{First: 1, Count: 3, Size: 8}}, PartsOf: up, PartsKey: []byte("a"),
