@@ -70,7 +70,7 @@ func (p *Peer) serve() {
 	if p.scheme == "https" {
 		err = p.server.ServeTLS(p.listener, "", "")
 	} else {
-		err = p.server.Serve(p.listener)
+		err = p.server.Serve(s3.ReadAhead(p.listener))
 	}
 	if !errors.Is(err, http.ErrServerClosed) {
 		p.log.Error("the listener ended", "err", err)
