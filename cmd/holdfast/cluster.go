@@ -96,8 +96,9 @@ func newClusterSet(s *session) *cobra.Command {
 		Short: "Choose how many peers keep names, and the cluster's own records",
 		Long: `Sets how many voters a tablet and the root group have. Names go on while a majority of their voters is up: 3 voters
 survive the loss of 1 peer, 5 of 2, 7 of 3, 9 of 4, and each voter more costs every change of a name. 0 means as many as
-suit the peers: 1 at 1 or 2 peers, 3 at 3 or 4, and 5 from there on. With fewer peers than voters the largest odd number
-is taken, until there are more.`,
+suit the peers: 1 at 1 or 2 peers, 3 at 3 or 4, and 5 from there on, or 7 or 9 where many peers have one drive each and
+names would survive fewer drives than bytes. With fewer peers than voters the largest odd number is taken, until there
+are more.`,
 		Example: "  holdfast cluster set --voters 9 --root-voters 9\n  holdfast cluster set --voters 0",
 		Args:    exactArgs(0),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return runClusterSet(cmd, s, &o) },

@@ -39,14 +39,22 @@ func TestPeersAndDrivesDieUnderLoad(t *testing.T) {
 		c.WaitWhole(wholeLimit)
 	}
 	var back []func()
+	st, err := nodes[0].Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st.Losses.Names.Drives < 4 || st.Losses.Root.Drives < 4 || st.Losses.Bytes.Drives < 4 {
+		t.Errorf("bytes survive %+v, names %+v, root %+v", st.Losses.Bytes, st.Losses.Names, st.Losses.Root)
+	}
+	hit := named(c, worst(st)) // the drives of those that vote
 	at = w.strike(func() {
-		for i := range 4 {
-			back = append(back, nodes[i].RemoveDrives(0))
+		for _, n := range hit[:4] {
+			back = append(back, n.RemoveDrives(0))
 		}
 	})
 	wantGap(t, "four drives gone", w.goesOn(at), 5*time.Second)
 	testkit.Poll(t, wholeLimit, "the loss of four drives to be seen", func() bool {
-		st, err := nodes[5].Status()
+		st, err := hit[5].Status()
 		return err == nil && st.DrivesUp == 8
 	})
 	w.progress(l.acknowledged(), 40)

@@ -1,6 +1,8 @@
 package peer
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/holdfast/holdfast/chunkstore"
@@ -245,8 +247,55 @@ func setVoters(group raft.GroupID, m *topology.Map) int {
 	return m.Settings.Voters
 }
 
+// voterSettings are the voters of an operator's choice, else those that the drives ask for.
 func voterSettings(m *topology.Map) replicas.Settings {
-	return replicas.Settings{Voters: m.Settings.Voters, RootVoters: m.Settings.RootVoters}
+	automatic := votersForDrives(drivesOfPeers(m))
+	return replicas.Settings{
+		Voters: cmp.Or(m.Settings.Voters, automatic), RootVoters: cmp.Or(m.Settings.RootVoters, automatic),
+	}
+}
+
+// drivesOfPeers counts the drives of each peer that may vote. One that is silent counts: voters do not come and go with it.
+func drivesOfPeers(m *topology.Map) []int {
+	count := make(map[cluster.PeerID]int)
+	for _, d := range m.Drives {
+		if p, ok := m.Peer(d.Peer); ok && p.State == topology.Active && d.State != topology.Removed {
+			count[d.Peer]++
+		}
+	}
+	return slices.Collect(maps.Values(count))
+}
+
+// drivesToLose is how many drives bytes survive the loss of where there are twelve or more, and names should.
+const drivesToLose = 4
+
+// votersForDrives is how many voters it takes so that names survive what bytes do, 0 when as many as there always are
+// will do. Five voters with two mirrors of the log each survive the loss of any four drives, but those of peers with one
+// drive have one mirror: then it takes seven or nine.
+func votersForDrives(drives []int) int {
+	total := 0
+	for _, n := range drives {
+		total += n
+	}
+	if total < chunkstore.Shards {
+		return 0 // bytes survive no more than five voters do
+	}
+	slices.Sort(drives)
+	best, most := 0, 0
+	for voters := 5; voters <= min(len(drives), replicas.MaxVoters); voters += 2 {
+		// The worst loss: every mirror of a majority, on the peers that have the fewest.
+		mirrors := 0
+		for _, n := range drives[:voters/2+1] {
+			mirrors += min(n, raft.MirrorsFor(voters))
+		}
+		if survives := min(mirrors-1, drivesToLose); survives > most {
+			best, most = voters, survives
+		}
+	}
+	if best == 5 {
+		return 0
+	}
+	return best
 }
 
 // allDrives are the drives of all peers: as their own peer reports them, else as this one sees them.

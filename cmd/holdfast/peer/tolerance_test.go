@@ -1,10 +1,13 @@
 package peer
 
 import (
+	"cmp"
 	"math/bits"
+	"slices"
 	"testing"
 
 	"github.com/holdfast/holdfast/cluster"
+	"github.com/holdfast/holdfast/cluster/raft"
 )
 
 // TestWhatNamesTolerateIsCounted compares the three counts with all sets of losses, one by one.
@@ -51,6 +54,39 @@ func enumerate(logs []int) (voters, drives int) {
 		}
 	}
 	return voters - 1, drives - 1
+}
+
+// TestNamesSurviveTheDrivesThatBytesDo takes the voters and mirrors that are chosen for some drives, and loses every set
+// of four of them.
+func TestNamesSurviveTheDrivesThatBytesDo(t *testing.T) {
+	few := func(n, peers int) []int { return slices.Repeat([]int{n}, peers) }
+	for _, c := range []struct {
+		drives []int // of each peer
+		voters int   // 0: as many as there always are
+		losses int   // of drives that names survive then, whichever peers vote
+	}{
+		{few(12, 1), 0, -1}, {few(4, 3), 0, -1}, {few(4, 5), 0, 4}, {few(2, 6), 0, 4}, {few(1, 5), 0, -1}, {few(1, 11), 0, -1},
+		{few(1, 12), 9, 4}, {few(1, 40), 9, 4}, {few(2, 12), 0, 4}, {append(few(1, 1), few(2, 11)...), 0, 4},
+		{append(few(2, 4), few(1, 8)...), 9, 4}, {append(few(2, 4), few(1, 4)...), 7, 3}, {append(few(8, 1), few(1, 4)...), 0, -1},
+		{append(few(6, 2), few(1, 3)...), 0, -1}, {nil, 0, -1},
+	} {
+		got := votersForDrives(slices.Clone(c.drives))
+		if got != c.voters {
+			t.Errorf("drives %v: %d voters, want %d", c.drives, got, c.voters)
+		}
+		if c.losses < 0 {
+			continue
+		}
+		voters := cmp.Or(got, 5)
+		slices.Sort(c.drives)
+		var logs []int
+		for _, n := range c.drives[:voters] {
+			logs = append(logs, min(n, raft.MirrorsFor(voters))-1)
+		}
+		if _, losses := enumerate(logs); min(losses, drivesToLose) != c.losses {
+			t.Errorf("drives %v: %d voters survive %d of them, want %d", c.drives, voters, losses, c.losses)
+		}
+	}
 }
 
 func TestDomainsThatNamesTolerate(t *testing.T) {
