@@ -21,6 +21,7 @@ var Suite = map[string]func(*testing.T){
 	"TestListReadsNoRowsBelowACommonPrefix":            TestListReadsNoRowsBelowACommonPrefix,
 	"TestDeleteMarkersDoNotSlowListings":               TestDeleteMarkersDoNotSlowListings,
 	"TestOverwriteAndDeleteFreeExactlyTheirChunks":     TestOverwriteAndDeleteFreeExactlyTheirChunks,
+	"TestLargeBodiesGoWithTheirVersions":               TestLargeBodiesGoWithTheirVersions,
 	"TestVersionedBucketsFreeOnlyWhatIsRemovedForGood": TestVersionedBucketsFreeOnlyWhatIsRemovedForGood,
 	"TestSharedChunksWaitForSweep":                     TestSharedChunksWaitForSweep,
 	"TestKeptChunksAreNotFreed":                        TestKeptChunksAreNotFreed,
