@@ -184,11 +184,15 @@ func (c *call) after(now string) string {
 	return c.value
 }
 
-// porcupineLimit is how long the search for an order of a key's calls may take.
-const porcupineLimit = 20 * time.Second
+// searchBug and searchAll are how long the search for an order of a key's calls may take: where a bug is to be noticed other
+// seeds will do, but a run of whole clusters that is not decided proves nothing.
+const (
+	searchBug = 20 * time.Second
+	searchAll = 2 * time.Minute
+)
 
 // linearize asks porcupine for an order of every key's calls. It must not run in a bubble: its time is real.
-func (h *history) linearize() (undecided int, complaints []string) {
+func (h *history) linearize(limit time.Duration) (undecided int, complaints []string) {
 	end := h.clock.Load() + 1
 	for key, calls := range h.byKey() {
 		var operations []porcupine.Operation
@@ -199,7 +203,7 @@ func (h *history) linearize() (undecided int, complaints []string) {
 			}
 			operations = append(operations, porcupine.Operation{ClientId: i, Input: c, Call: c.invoked, Output: c, Return: returned})
 		}
-		switch porcupine.CheckOperationsTimeout(register, operations, porcupineLimit) {
+		switch porcupine.CheckOperationsTimeout(register, operations, limit) {
 		case porcupine.Unknown:
 			undecided++
 		case porcupine.Illegal:
