@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -118,7 +119,8 @@ func TestReadAheadAnswersWhoStillSends(t *testing.T) {
 		if _, err := fmt.Fprintf(conn, "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", 4<<20); err != nil {
 			t.Fatal(err)
 		}
-		go func() { _, _ = conn.Write(make([]byte, 1<<20)) }() // more than the server reads; it may fail
+		var sending sync.WaitGroup
+		sending.Go(func() { _, _ = conn.Write(make([]byte, 1<<20)) }) // more than the server reads; it may fail
 		answer, err := io.ReadAll(conn)
 		if err != nil || !strings.Contains(string(answer), "403 Forbidden") {
 			t.Errorf("the answer is %.40q: %v", answer, err)
@@ -126,6 +128,7 @@ func TestReadAheadAnswersWhoStillSends(t *testing.T) {
 		if err := conn.Close(); err != nil {
 			t.Error(err)
 		}
+		sending.Wait()
 	}
 }
 
