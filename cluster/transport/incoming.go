@@ -40,7 +40,7 @@ type streamKey struct {
 type incoming struct {
 	conn  *tls.Conn
 	state tls.ConnectionState
-	// done is closed when its last message was received.
+	// done is closed when its last message was received, or it will never be heard.
 	done chan struct{}
 }
 
@@ -64,12 +64,11 @@ func (s *Server) inlet(inlet Inlet) http.Handler {
 		}
 		stream := &incoming{conn: secure, state: *r.TLS, done: make(chan struct{})}
 		defer cut(secure)
-		if err := agree(secure); err != nil {
-			return nil // the caller has gone
-		}
 		key := streamKey{caller.Peer, inlet.Name}
-		if s.admit(key, stream) {
-			defer s.dismiss(key, stream)
+		before := s.take(key, stream)
+		defer s.dismiss(key, stream)
+		gone := agree(secure) // by its error the caller has: the stream still keeps its place in line
+		if s.await(key, stream, before) && gone == nil {
 			if err := s.receive(stream, buffered.Reader, caller, inlet); errors.Is(err, ErrBadFrame) {
 				s.log.warn("stream "+caller.Peer.String(), "a stream was cut", "peer", caller.Peer, "stream", inlet.Name, "err", err)
 			}
@@ -87,35 +86,39 @@ func agree(conn *tls.Conn) error {
 	return err
 }
 
-// admit puts a stream in the place of the one before it, whose sender has given it up, and waits for the end of that:
-// so the messages of a caller stay in order. It says false when the server stops.
-func (s *Server) admit(key streamKey, stream *incoming) bool {
-	for {
-		s.mu.Lock()
-		before := s.streams[key]
-		if before == nil && !s.stopped {
-			s.streams[key] = stream
-		}
-		stopped := s.stopped
-		s.mu.Unlock()
-		switch {
-		case stopped:
-			return false
-		case before == nil:
-			return true
-		}
+// take gives a stream the place of the one before it, whose sender has given it up and which ends now; nil when there is
+// none. What comes next takes the place in turn, whether this one has begun or waits: the newest is what the sender has.
+func (s *Server) take(key streamKey, stream *incoming) (before *incoming) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before = s.streams[key]
+	s.streams[key] = stream
+	if before != nil {
 		cut(before.conn)
+	}
+	return before
+}
+
+// await waits for the last message of the stream before, so that the messages of a caller stay in order. It says false
+// when there is a newer stream by then, or the server stops.
+func (s *Server) await(key streamKey, stream, before *incoming) bool {
+	if before != nil {
 		select {
 		case <-before.done:
 		case <-s.stopping:
 		}
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.streams[key] == stream && !s.stopped
 }
 
 func (s *Server) dismiss(key streamKey, stream *incoming) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.streams, key)
+	if s.streams[key] == stream {
+		delete(s.streams, key)
+	}
 	close(stream.done)
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io"
 	"net/http"
 	"sync"
@@ -53,6 +54,13 @@ func numbered(n, length int) []byte {
 	message := make([]byte, length)
 	binary.LittleEndian.PutUint32(message, uint32(n))
 	return message
+}
+
+// framed is a message as it goes over a stream.
+func framed(message []byte) string {
+	frame := binary.LittleEndian.AppendUint32(nil, uint32(len(message)))
+	sum := crc32.Checksum(append(frame[:4:4], message...), crc32.MakeTable(crc32.Castagnoli))
+	return string(append(binary.LittleEndian.AppendUint32(frame, sum), message...))
 }
 
 // wantAscending fails unless the messages came in order and none twice; it returns how many there are.
@@ -359,6 +367,35 @@ func TestANewStreamTakesTheOldOnesPlace(t *testing.T) {
 			w.Error("two messages of one caller at a time")
 		}
 	})
+}
+
+// TestTheNewestStreamTakesThePlace: of two that wait for the end of a third the later is the sender's, whichever of the
+// two looks first.
+func TestTheNewestStreamTakesThePlace(t *testing.T) {
+	for range 100 {
+		posted(t, options{}, func(w *world, box *mailbox, _ *transport.Stream) {
+			w.a.peers.Close()
+			box.hold = make(chan struct{})
+			const streams = 3
+			for n := range streams {
+				conn := w.dialStream()
+				defer func() { _ = conn.Close() }() // those before the last are cut
+				if _, err := io.WriteString(conn, "HFMSGST1"+framed(numbered(n, 10))); err != nil && n == streams-1 {
+					w.Error(err)
+				}
+				pause(time.Second)
+			}
+			if in := box.in.Load(); in != 1 {
+				w.Errorf("%d messages are being received", in)
+			}
+			close(box.hold)
+			pause(time.Second)
+			box.wantAscending(w)
+			if got := box.count(); got != 2 || binary.LittleEndian.Uint32(box.messages[1]) != streams-1 {
+				w.Errorf("%d messages, not those of the first and the last stream", got)
+			}
+		})
+	}
 }
 
 // TestMessagesAreBatched counts the writes that many messages need.
