@@ -39,7 +39,7 @@ crash: build ## the long forms of tests: 50 kills, 1000 power cuts, all 793 sets
 	HOLDFAST_LONG=1 HOLDFAST_BIN=$(CURDIR)/$(BIN) go test -count=1 -p 1 -timeout 60m ./chunkstore/... ./cluster/... ./multipart ./tests/crash
 
 sim: ## clusters in simulated time under SIM_SEEDS=2000 seeds of faults (about an hour)
-	SIM_SEEDS=$(or $(SIM_SEEDS),2000) go test -count=1 -timeout 4h ./tests/sim
+	cd tests/sim && SIM_SEEDS=$(or $(SIM_SEEDS),2000) go test -count=1 -timeout 4h
 
 chaos: build ## the long runs of clusters of real processes (an hour on 2 cores)
 	HOLDFAST_LONG=1 HOLDFAST_BIN=$(CURDIR)/$(BIN) go test -v -count=1 -p 1 -timeout 90m ./tests/cluster

@@ -123,6 +123,12 @@ func pickFault(random *rand.Rand, seed uint64, i int, chosen []fault) fault {
 	return faults[random.IntN(len(faults))]
 }
 
+// saidEvery is after how many seeds a long run says how far it is.
+const saidEvery = 100
+
+// say prints at once: what a parallel test logs is shown when all are done, an hour later in a long run.
+func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+
 // TestClustersKeepEveryPromise runs seeds of faults on whole clusters. A seed that fails prints how to run it again.
 func TestClustersKeepEveryPromise(t *testing.T) {
 	first, count := number(t, "SIM_FIRST", 0), number(t, "SIM_SEEDS", seedsShort)
@@ -141,10 +147,13 @@ func TestClustersKeepEveryPromise(t *testing.T) {
 					none = &bug{eager: 120 * time.Millisecond, rounds: 2}
 				}
 				out := run(t, seed, none, nil)
-				runs.Add(1)
+				if done := runs.Add(1); done%saidEvery == 0 {
+					say("%d of %d seeds, %v", done, count, time.Since(begun).Round(time.Second))
+				}
 				acknowledged.Add(int64(out.acknowledged))
 				seen.Add(int64(out.seen))
 				if len(out.complaints)+len(out.invalids) > 0 {
+					say("seed %d: FAIL", seed)
 					t.Errorf("%s\nfaults: %s\nagain: SIM_SEED=%d go test -count=1 -run TestClustersKeepEveryPromise ./tests/sim",
 						strings.Join(append(out.complaints, out.invalids...), "\n"), strings.Join(out.rounds, ", "), seed)
 				}
