@@ -7,8 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/anishathalye/porcupine"
 )
 
 // kind is what a client did to one key.
@@ -145,24 +143,11 @@ func (h *history) byKey() map[string][]*call {
 	return keys
 }
 
-// register is one key: the ETag of its object. What is unknown is done when nothing speaks against it: porcupine may
-// put it behind everything else, where it means nothing.
-var register = porcupine.Model{
-	Init: func() any { return "" },
-	Step: func(state, input, _ any) (bool, any) {
-		now, c := state.(string), input.(*call)
-		return c.explains(now), c.after(now)
-	},
-	Equal: func(a, b any) bool { return a == b },
-}
-
 // explains says whether the call can have seen a key in this state.
 func (c *call) explains(now string) bool {
 	switch {
 	case c.kind == get:
 		return c.got == now
-	case c.status == unknown:
-		return true
 	case c.kind == create:
 		return (c.status == done) == (now == "")
 	case c.kind == exchange:
@@ -182,35 +167,6 @@ func (c *call) after(now string) string {
 		return ""
 	}
 	return c.value
-}
-
-// searchBug and searchAll are how long the search for an order of a key's calls may take: where a bug is to be noticed other
-// seeds will do, but a run of whole clusters that is not decided proves nothing.
-const (
-	searchBug = 20 * time.Second
-	searchAll = 2 * time.Minute
-)
-
-// linearize asks porcupine for an order of every key's calls. It must not run in a bubble: its time is real.
-func (h *history) linearize(limit time.Duration) (undecided int, complaints []string) {
-	end := h.clock.Load() + 1
-	for key, calls := range h.byKey() {
-		var operations []porcupine.Operation
-		for i, c := range calls {
-			returned := c.returned
-			if c.status == unknown {
-				returned = end + int64(i)
-			}
-			operations = append(operations, porcupine.Operation{ClientId: i, Input: c, Call: c.invoked, Output: c, Return: returned})
-		}
-		switch porcupine.CheckOperationsTimeout(register, operations, limit) {
-		case porcupine.Unknown:
-			undecided++
-		case porcupine.Illegal:
-			complaints = append(complaints, "no order explains "+key+":\n"+describe(calls))
-		}
-	}
-	return undecided, complaints
 }
 
 // ledger compares each read with what had been acknowledged before it, without a search: what it says is short.

@@ -91,11 +91,7 @@ func run(t *testing.T, seed uint64, b *bug, chosen []fault) (out result) {
 	})
 	out.complaints = append(append(out.complaints, h.strange...), h.ledger()...)
 	if b == nil || len(out.complaints) == 0 { // the search adds nothing to a bug that was noticed
-		limit := searchAll
-		if b != nil && b.seams != nil {
-			limit = searchBug
-		}
-		undecided, complaints := h.linearize(limit)
+		undecided, complaints := h.linearize()
 		out.complaints = append(out.complaints, complaints...)
 		if undecided > 0 {
 			out.invalids = append(out.invalids, fmt.Sprintf("%d histories are too wide to decide", undecided))
