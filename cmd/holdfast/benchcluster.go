@@ -39,6 +39,11 @@ type store struct {
 	dir string
 }
 
+// itself is the store under measurement.
+func (b *bench) itself() store {
+	return store{b.wire, b.bucket, filepath.Join(b.options.client.dir, "drives")}
+}
+
 // trio is a cluster of three peers on this machine, each a process of its own.
 type trio struct {
 	dir     string
@@ -76,7 +81,7 @@ func (b *bench) inTrio(ctx context.Context, t *trio) (err error) {
 	if _, err := client.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &b.bucket}); err != nil {
 		return err
 	}
-	one := store{b.wire, b.bucket, filepath.Join(b.options.client.dir, "drives")}
+	one := b.itself()
 	three := store{w, b.bucket, t.dir}
 	before := len(b.figures)
 	for range b.options.rounds {
@@ -102,8 +107,7 @@ func (b *bench) compare(ctx context.Context, one, three store) error {
 		if err != nil {
 			return err
 		}
-		b.add(figure{Name: load.name + " 64 MiB, 3 peers", Value: rate, Unit: "MB/s", Bar: 0.5 * alone,
-			Beside: fmt.Sprintf("50 %% of %s MB/s, one peer just before", amount(alone))})
+		b.addBeside(load.name+" 64 MiB, 3 peers", rate, alone, "one peer")
 	}
 	return nil
 }

@@ -27,36 +27,40 @@ func (b *bench) inMount(use func(dir string) error) (err error) {
 	return use(dir)
 }
 
-// throughMount measures a large file, written and read through the mount at --mount.
+// throughMount measures a large file, written and read through the mount at --mount, each just after the same is done to
+// objects: the speed of the machine changes by more than a mount costs.
 func (b *bench) throughMount(ctx context.Context) error {
-	return b.inMount(func(dir string) error { return b.largeFile(ctx, dir) })
-}
-
-func (b *bench) largeFile(ctx context.Context, dir string) error {
-	name := filepath.Join(dir, "large")
-	wrote, err := writeThrough(ctx, name)
-	if err != nil {
-		return err
-	}
-	b.add(figure{Name: "mount, write 1 GiB", Value: wrote, Unit: "MB/s", Bar: 0.5 * b.valueOf("PUT 64 MiB"), Beside: "50 % of PUT"})
-	if err := b.chill(); err != nil {
-		b.add(figure{Name: "mount, read 1 GiB, maybe warm: " + err.Error()})
-	}
-	read, err := readThrough(ctx, name)
-	if err != nil {
-		return err
-	}
-	b.add(figure{Name: "mount, read 1 GiB", Value: read, Unit: "MB/s", Bar: 0.5 * b.valueOf("GET 64 MiB"), Beside: "50 % of GET"})
-	return nil
-}
-
-func (b *bench) valueOf(name string) float64 {
-	for _, f := range b.figures {
-		if strings.HasPrefix(f.Name, name) {
-			return f.Value
+	return b.inMount(func(dir string) error {
+		name, objects := filepath.Join(dir, "large"), b.itself()
+		put, err := putAll(ctx, objects)
+		if err != nil {
+			return err
 		}
-	}
-	return 0
+		wrote, err := writeThrough(ctx, name)
+		if err != nil {
+			return err
+		}
+		b.addBeside("mount, write 1 GiB", wrote, put, "PUT")
+		got, err := getAll(ctx, objects)
+		if err != nil {
+			return err
+		}
+		cold := ""
+		if err := b.chill(); err != nil {
+			cold = ", maybe warm: " + err.Error()
+		}
+		read, err := readThrough(ctx, name)
+		if err != nil {
+			return err
+		}
+		b.addBeside("mount, read 1 GiB"+cold, read, got, "GET")
+		return nil
+	})
+}
+
+// addBeside adds a rate in MB/s whose bar is half of another, which was measured just before.
+func (b *bench) addBeside(name string, rate, other float64, what string) {
+	b.add(figure{Name: name, Value: rate, Unit: "MB/s", Bar: 0.5 * other, Beside: fmt.Sprintf("50 %% of %s MB/s, %s just before", amount(other), what)})
 }
 
 func writeThrough(ctx context.Context, name string) (float64, error) {

@@ -127,7 +127,7 @@ func (b *bench) getLarge(ctx context.Context) error {
 var errNoChunks = errors.New("no chunk files below --dir")
 
 // chill takes the chunk files of the store out of the page cache, where they can be reached from here.
-func (b *bench) chill() error { return chill(filepath.Join(b.options.client.dir, "drives")) }
+func (b *bench) chill() error { return chill(b.itself().dir) }
 
 // chill takes the chunk files below a directory out of the page cache.
 func chill(dir string) error {
