@@ -125,25 +125,29 @@ func (s *spares) step(now register, c *call) (next []any) {
 
 // taken gives what a key can be after one spare.
 func (s *spares) taken(now register) (all []register) {
-	take := func(from []int64, taken *int, r *register, value string) {
-		if *taken < len(from) {
-			r.value, r.floor = value, max(r.floor, from[*taken])
-			*taken++
-			all = append(all, *r)
-		}
-	}
-	if r := now; true {
-		take(s.puts, &r.puts, &r, unmet)
-	}
-	if r := now; now.value == "" {
-		take(s.creates, &r.creates, &r, unmet)
-	} else {
-		take(s.removes, &r.removes, &r, "")
-	}
-	if at, ok := s.exchanges[now.value]; ok {
-		r := now
-		r.value, r.floor = unmet, max(r.floor, at)
+	if n := now.puts; n < len(s.puts) {
+		r := now.by(s.puts[n], unmet)
+		r.puts++
 		all = append(all, r)
 	}
+	if n := now.creates; n < len(s.creates) && now.value == "" {
+		r := now.by(s.creates[n], unmet)
+		r.creates++
+		all = append(all, r)
+	}
+	if n := now.removes; n < len(s.removes) && now.value != "" {
+		r := now.by(s.removes[n], "")
+		r.removes++
+		all = append(all, r)
+	}
+	if at, ok := s.exchanges[now.value]; ok {
+		all = append(all, now.by(at, unmet))
+	}
 	return all
+}
+
+// by is the key after a spare that was invoked at some time.
+func (r register) by(invoked int64, value string) register {
+	r.value, r.floor = value, max(r.floor, invoked)
+	return r
 }
