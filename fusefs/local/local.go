@@ -185,6 +185,33 @@ func (r *reader) ReadAt(p []byte, off int64) (int, error) {
 	})
 }
 
+// Stream gives n bytes from off, which lie in the version, piece by piece.
+func (r *reader) Stream(off, n int64) (io.ReadCloser, error) {
+	if err := r.begin(); err != nil {
+		return nil, err
+	}
+	return &stream{body: r.object.Read(context.Background(), multipart.Span{Off: off, Len: n}), done: sync.OnceFunc(r.reads.Done)}, nil
+}
+
+// stream is a read of an open version that is under way until Close.
+type stream struct {
+	body io.ReadCloser
+	done func()
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	n, err := s.body.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = translate(err)
+	}
+	return n, err
+}
+
+func (s *stream) Close() error {
+	defer s.done()
+	return translate(s.body.Close())
+}
+
 // Close waits for the reads that are under way.
 func (r *reader) Close() error {
 	r.mu.Lock()

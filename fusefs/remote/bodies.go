@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash"
@@ -92,14 +93,23 @@ func span(r *http.Request) (off int64, n int, err error) {
 	return off, n, nil
 }
 
-// send reads n bytes and answers with them and their CRC32C; fewer than n mean the end.
-func (s *Service) send(w http.ResponseWriter, r *http.Request, n int, read func([]byte) (int, error)) {
+// admit waits until one more read may be in memory, and says false when its client has gone. done ends the read.
+func (s *Service) admit(r *http.Request) (done func(), ok bool) {
 	select {
 	case s.reads <- struct{}{}:
-		defer func() { <-s.reads }()
+		return func() { <-s.reads }, true
 	case <-r.Context().Done():
+		return nil, false
+	}
+}
+
+// send reads n bytes and answers with them and their CRC32C; fewer than n mean the end.
+func (s *Service) send(w http.ResponseWriter, r *http.Request, n int, read func([]byte) (int, error)) {
+	leave, ok := s.admit(r)
+	if !ok {
 		return
 	}
+	defer leave()
 	buf, done := memory(n)
 	defer done()
 	n, err := read(buf)
@@ -145,7 +155,60 @@ func (s *Service) getRead(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer rd.uses.Done()
+	if from, ok := rd.Reader.(streamer); ok && q.Get(askSum) == sumLast && off < rd.Info().Size {
+		s.stream(w, r, from, off, min(int64(n), rd.Info().Size-off))
+		return
+	}
 	s.send(w, r, n, func(p []byte) (int, error) { return rd.ReadAt(p, off) })
+}
+
+// streamer is a tree.Reader that gives a span, which lies in its version, piece by piece.
+type streamer interface {
+	Stream(off, n int64) (io.ReadCloser, error)
+}
+
+// piece is how much of a long read is worked on at a time: little enough to be in the processor's own cache from the
+// moment that it is read until it is sent, and summed when it comes.
+const piece = 256 << 10
+
+var pieces = sync.Pool{New: func() any { return new([piece]byte) }}
+
+// stream answers with n bytes, and their CRC32C behind them. An error after the first piece cuts the connection; a client
+// that asks again without sumLast hears which it is.
+func (s *Service) stream(w http.ResponseWriter, r *http.Request, from streamer, off, n int64) {
+	leave, ok := s.admit(r)
+	if !ok {
+		return
+	}
+	defer leave()
+	body, err := from.Stream(off, n)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	defer func() { _ = body.Close() }() // all that was wanted of it was read, or its error is known
+	buf := pieces.Get().(*[piece]byte)
+	defer pieces.Put(buf)
+	var sum uint32
+	for left := n; left > 0; {
+		p := buf[:min(left, piece)]
+		if _, err := io.ReadFull(body, p); err != nil {
+			if left == n {
+				refuse(w, err)
+			}
+			return // with less than was announced
+		}
+		if left == n {
+			w.Header().Set(headerCRC, sumLast)
+			w.Header().Set("Content-Length", strconv.FormatInt(n+sumSize, 10))
+		}
+		sum = crc32.Update(sum, castagnoli, p)
+		if _, err := w.Write(p); err != nil {
+			return // the client that hung up asks again
+		}
+		left -= int64(len(p))
+	}
+	_, _ = w.Write(binary.LittleEndian.AppendUint32(nil, sum))
 }
 
 // getPart answers with bytes of a part that is not published.

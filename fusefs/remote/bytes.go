@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -131,9 +132,13 @@ func (c *Client) fetch(ctx context.Context, path string, q func() url.Values, p 
 	done := 0
 	for done < len(p) {
 		want := min(len(p)-done, maxRead)
-		n := 0
+		n, again := 0, false
 		err := c.repeat(ctx, func(ctx context.Context, from *stay) (err error) {
 			v := q()
+			if !again {
+				v.Set(askSum, sumLast) // which tells of an error in the middle by its end alone
+			}
+			again = true
 			v.Set("session", c.session)
 			v.Set("off", strconv.FormatInt(off+int64(done), 10))
 			v.Set("len", strconv.Itoa(want))
@@ -164,17 +169,43 @@ func (c *Client) get(ctx context.Context, from *stay, path string, p []byte) (n 
 	if err := answerError(res); err != nil {
 		return 0, err
 	}
-	if res.ContentLength < 0 || res.ContentLength > int64(len(p)) {
+	length, want := res.ContentLength, res.Header.Get(headerCRC)
+	if want == sumLast {
+		length -= sumSize
+	}
+	if length < 0 || length > int64(len(p)) {
 		return 0, fmt.Errorf("%w: %d bytes for %d", errAnswer, res.ContentLength, len(p))
 	}
-	n = int(res.ContentLength)
-	if _, err := io.ReadFull(hearing{res.Body, from}, p[:n]); err != nil {
+	n = int(length)
+	body := hearing{res.Body, from}
+	sum, err := readSummed(body, p[:n])
+	if err != nil {
 		return 0, err
 	}
-	if got := crcText(crc32.Checksum(p[:n], castagnoli)); got != res.Header.Get(headerCRC) {
-		return 0, fmt.Errorf("%w: body has CRC32C %s, not %s", errAnswer, got, res.Header.Get(headerCRC))
+	if want == sumLast {
+		var last [sumSize]byte
+		if _, err := io.ReadFull(body, last[:]); err != nil {
+			return 0, err
+		}
+		want = crcText(binary.LittleEndian.Uint32(last[:]))
+	}
+	if got := crcText(sum); got != want {
+		return 0, fmt.Errorf("%w: body has CRC32C %s, not %s", errAnswer, got, want)
 	}
 	return n, nil
+}
+
+// readSummed fills p, and gives its CRC32C.
+func readSummed(r io.Reader, p []byte) (sum uint32, err error) {
+	for len(p) > 0 {
+		n, err := io.ReadFull(r, p[:min(len(p), piece)])
+		if err != nil {
+			return 0, err
+		}
+		sum = crc32.Update(sum, castagnoli, p[:n])
+		p = p[n:]
+	}
+	return sum, nil
 }
 
 // ReadPart implements tree.Objects.

@@ -55,4 +55,10 @@ const (
 
 	headerError = "X-Holdfast-Error"
 	headerCRC   = "X-Holdfast-Crc32c"
+
+	// askSum in a request for bytes says where their CRC32C may be. With sumLast an answer that has this as headerCRC has
+	// it in its last four bytes, little-endian; all others have it in the header.
+	askSum  = "sum"
+	sumLast = "last"
+	sumSize = 4
 )

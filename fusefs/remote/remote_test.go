@@ -37,9 +37,15 @@ type gateway struct {
 	http  *httptest.Server
 	ends  atomic.Int64
 	seqs  sync.Map
+	// streamed counts the spans that were asked for piece by piece.
+	streamed atomic.Int64
+	// breaks says whether a read of a streaming reader that ends at an offset fails.
+	breaks func(off int64) bool
 
 	mu      sync.Mutex
 	service *remote.Service
+	// streams has readers give spans piece by piece.
+	streams bool
 	// spoil may answer a request in the service's place, or spoil its answer.
 	spoil func(w http.ResponseWriter, r *http.Request, serve http.Handler) bool
 }
@@ -62,6 +68,32 @@ func (e ending) Publish(ctx context.Context, f tree.File) (tree.Info, error) {
 		e.g.t.Errorf("publish of %q has number %d (%v), which was there before", f.Key, op.Seq, ok)
 	}
 	return e.Model.Publish(ctx, f)
+}
+
+func (e ending) Open(ctx context.Context, key string, v tree.Version) (tree.Reader, error) {
+	r, err := e.Model.Open(ctx, key, v)
+	if err != nil || !e.g.streams {
+		return r, err
+	}
+	return streaming{r, e.g}, nil
+}
+
+// streaming is a reader that can give a span piece by piece.
+type streaming struct {
+	tree.Reader
+	g *gateway
+}
+
+func (s streaming) Stream(off, n int64) (io.ReadCloser, error) {
+	s.g.streamed.Add(1)
+	return io.NopCloser(io.NewSectionReader(s, off, n)), nil
+}
+
+func (s streaming) ReadAt(p []byte, off int64) (int, error) {
+	if s.g.breaks != nil && s.g.breaks(off+int64(len(p))-1) {
+		return 0, tree.ErrAccess
+	}
+	return s.Reader.ReadAt(p, off)
 }
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
@@ -381,7 +413,24 @@ func TestCloseEndsTheSession(t *testing.T) {
 
 // A wrong byte on the wire is no byte in a file.
 func TestDamageOnTheWireIsFoundAndRepeated(t *testing.T) {
+	middle := func(body []byte) []byte { body[len(body)/2] ^= 1; return body }
+	for name, row := range map[string]struct {
+		streams bool
+		damage  func([]byte) []byte
+	}{
+		"a byte":               {false, middle},
+		"a byte of a stream":   {true, middle},
+		"the sum of a stream":  {true, func(body []byte) []byte { body[len(body)-1] ^= 1; return body }},
+		"the end of a stream":  {true, func(body []byte) []byte { return body[:len(body)-3] }},
+		"a stream's last half": {true, func(body []byte) []byte { return body[:len(body)/2] }},
+	} {
+		t.Run(name, func(t *testing.T) { damageOnTheWire(t, row.streams, row.damage) })
+	}
+}
+
+func damageOnTheWire(t *testing.T, streams bool, damage func([]byte) []byte) {
 	g := newGateway(t, 0)
+	g.streams = streams
 	c := g.dial(t)
 	big := bytes.Repeat([]byte("0123456789"), 100_000)
 	info := g.model.Put("big", big)
@@ -401,8 +450,7 @@ func TestDamageOnTheWireIsFoundAndRepeated(t *testing.T) {
 		}
 		rec := httptest.NewRecorder()
 		serve.ServeHTTP(rec, req)
-		body := rec.Body.Bytes()
-		body[len(body)/2] ^= 1
+		body := damage(rec.Body.Bytes())
 		for k, v := range rec.Header() {
 			w.Header()[k] = v
 		}
@@ -415,8 +463,9 @@ func TestDamageOnTheWireIsFoundAndRepeated(t *testing.T) {
 	if n, err := r.ReadAt(p, 0); n != len(p) || err != nil || !bytes.Equal(p, big) {
 		t.Fatalf("read %d bytes, %v; equal: %v", n, err, bytes.Equal(p, big))
 	}
-	if hurt.Load() < 3 {
-		t.Fatal("nothing was damaged")
+	// What is asked for again is not asked for as a stream.
+	if asked := g.streamed.Load(); hurt.Load() < 3 || streams != (asked == 1) {
+		t.Fatalf("%d requests, %d of them streams", hurt.Load(), asked)
 	}
 	hurt.Store(0)
 	up, err := c.Begin(t.Context(), "f")
@@ -434,6 +483,41 @@ func TestDamageOnTheWireIsFoundAndRepeated(t *testing.T) {
 	}
 	if err := errors.Join(c.Abort(t.Context(), "f", up), r.Close()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestAReadThatFailsInTheMiddleIsToldOf: a stream that ends early says nothing of the reason, the answer to the second
+// request does.
+func TestAReadThatFailsInTheMiddleIsToldOf(t *testing.T) {
+	for _, good := range []int{0, 1 << 20} {
+		for _, once := range []bool{false, true} {
+			t.Run(fmt.Sprintf("after %d bytes, once %v", good, once), func(t *testing.T) {
+				g := newGateway(t, 0)
+				g.streams = true
+				c := g.dial(t)
+				big := bytes.Repeat([]byte("0123456789"), 300_000)
+				info := g.model.Put("big", big)
+				var broken atomic.Bool
+				broken.Store(true)
+				g.breaks = func(off int64) bool {
+					return off >= int64(good) && broken.Load() && (!once || broken.CompareAndSwap(true, false))
+				}
+				r, err := c.Open(t.Context(), "big", info.Version)
+				if err != nil {
+					t.Fatal(err)
+				}
+				p := make([]byte, len(big))
+				n, err := r.ReadAt(p, 0)
+				if again := once && good > 0; again && (n != len(p) || err != nil || !bytes.Equal(p, big)) {
+					t.Errorf("asked again it reads %d bytes, %v", n, err)
+				} else if !again && !errors.Is(err, tree.ErrAccess) {
+					t.Errorf("%d bytes, %v", n, err)
+				}
+				if err := r.Close(); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
 	}
 }
 
