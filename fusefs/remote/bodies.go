@@ -155,8 +155,9 @@ func (s *Service) getRead(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer rd.uses.Done()
-	if from, ok := rd.Reader.(streamer); ok && q.Get(askSum) == sumLast && off < rd.Info().Size {
-		s.stream(w, r, from, off, min(int64(n), rd.Info().Size-off))
+	from, ok := rd.Reader.(streamer)
+	if long := min(int64(n), rd.Info().Size-off); ok && q.Get(askSum) == sumLast && long > piece {
+		s.stream(w, r, from, off, long)
 		return
 	}
 	s.send(w, r, n, func(p []byte) (int, error) { return rd.ReadAt(p, off) })
