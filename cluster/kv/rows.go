@@ -7,8 +7,8 @@ import (
 	"github.com/syndtr/goleveldb/leveldb"
 )
 
-// Bounds of the row cache: its shards keep their locks apart; together it takes some 8 MiB,
-// with keys of a hundred bytes.
+// Bounds of the row cache: its shards keep their locks apart; together it takes some 8 MiB, with keys
+// of a hundred bytes.
 const (
 	rowShards        = 16
 	rowsInGeneration = 512

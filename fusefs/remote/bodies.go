@@ -172,6 +172,7 @@ type streamer interface {
 // moment that it is read until it is sent, and summed when it comes.
 const piece = 256 << 10
 
+// pieces keeps the memory of streams, as largest does: nobody touches it any more when Write returns.
 var pieces = sync.Pool{New: func() any { return new([piece]byte) }}
 
 // stream answers with n bytes, and their CRC32C behind them. An error after the first piece cuts the connection; a client
