@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/holdfast/holdfast/chunkstore/storetest"
 	"github.com/holdfast/holdfast/metadata"
 	"github.com/holdfast/holdfast/multipart"
@@ -322,6 +324,56 @@ func TestUploadIsItsPartsInOrder(t *testing.T) {
 		if err != nil || string(got) != string(want[off:off+n]) {
 			t.Fatalf("span %d+%d: %v", off, n, err)
 		}
+	}
+}
+
+// Uploads that clients began do not keep a bucket, however many; a version does, and so does a file that a mount writes.
+func TestUploadsEndWithTheirBucket(t *testing.T) {
+	k := newKit(t)
+	b := k.Bucket("left", metadata.Unversioned)
+	refused := func(what string) {
+		t.Helper()
+		if err := k.Store.DeleteBucket(t.Context(), "left"); !errors.Is(err, metadata.ErrBucketNotEmpty) {
+			t.Fatalf("delete of a bucket with %s: %v", what, err)
+		}
+	}
+	u := k.upload(b, "big", false)
+	for n := 1; n <= 3; n++ {
+		k.part(b, u, n, storetest.Body(uint64(n), 1<<20))
+	}
+	k.put(b, "object", []byte("x"))
+	refused("an object")
+	if parts, err := k.Store.Parts(t.Context(), b, "big", u.ID, 0, 0); err != nil || len(parts) != 3 {
+		t.Fatalf("parts after a delete that was refused: %v, %v", parts, err)
+	}
+	if _, err := k.Store.Delete(t.Context(), metadata.Delete{Bucket: b, Key: "object"}); err != nil {
+		t.Fatal(err)
+	}
+	file := k.upload(b, "file", true)
+	refused("a file that is written")
+	if err := k.Store.Abort(t.Context(), b, "file", file.ID); err != nil {
+		t.Fatal(err)
+	}
+	var many errgroup.Group
+	many.SetLimit(32)
+	for i := range 1001 { // more than are ended at once
+		many.Go(func() error {
+			_, err := k.Store.CreateUpload(t.Context(), multipart.CreateUpload{Bucket: b, Key: fmt.Sprintf("many/%d", i)})
+			return err
+		})
+	}
+	if err := many.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Store.DeleteBucket(t.Context(), "left"); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Store.DeleteBucket(t.Context(), "left"); !errors.Is(err, metadata.ErrNoSuchBucket) {
+		t.Fatalf("a second time: %v", err)
+	}
+	k.Settle()
+	if n := k.Shards(); n != 0 {
+		t.Fatalf("%d shards are left", n)
 	}
 }
 

@@ -1,6 +1,7 @@
 package multipart
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,9 +100,18 @@ func (s *Store) Buckets(ctx context.Context) ([]metadata.Bucket, error) {
 	return s.catalog.Buckets(ctx)
 }
 
-// DeleteBucket removes an empty bucket, ErrBucketNotEmpty when it holds versions or uploads.
+// DeleteBucket removes a bucket without versions, ErrBucketNotEmpty when it holds any. The uploads that clients began end
+// with it, as on S3: who lists the bucket sees nothing of them. A file that a mount is writing keeps its bucket.
 func (s *Store) DeleteBucket(ctx context.Context, name string) error {
-	return s.catalog.DeleteBucket(ctx, name)
+	for {
+		err := s.catalog.DeleteBucket(ctx, name)
+		if !errors.Is(err, metadata.ErrBucketNotEmpty) {
+			return err
+		}
+		if ended, abortErr := s.endUploads(ctx, name); abortErr != nil || !ended {
+			return cmp.Or(abortErr, err)
+		}
+	}
 }
 
 // SetVersioning changes a bucket's versioning.

@@ -11,6 +11,9 @@ import (
 	"github.com/holdfast/holdfast/metadata"
 )
 
+// uploadsAtOnce is how many uploads are read at once where all of a bucket end.
+const uploadsAtOnce = 1000
+
 // CreateUpload starts an upload of parts.
 func (s *Store) CreateUpload(ctx context.Context, c CreateUpload) (metadata.Upload, error) {
 	if err := errors.Join(checkKey(c.Key), s.room()); err != nil {
@@ -96,6 +99,28 @@ func (s *Store) Complete(ctx context.Context, c metadata.Complete) (metadata.Ver
 // Abort ends an upload and gives back what no version has taken over from it.
 func (s *Store) Abort(ctx context.Context, bucket metadata.BucketID, key string, id metadata.UploadID) error {
 	return s.catalog.Abort(ctx, bucket, key, id, metadata.Op{})
+}
+
+// endUploads aborts uploads of a bucket that holds nothing else, internal ones left out, and tells whether there were any.
+func (s *Store) endUploads(ctx context.Context, name string) (bool, error) {
+	bucket, err := s.catalog.Bucket(ctx, name)
+	if err != nil {
+		return false, err
+	}
+	used, err := s.catalog.Usage(ctx, bucket.ID)
+	if err != nil || used.Objects|used.Versions != 0 {
+		return false, err
+	}
+	page, err := s.catalog.Uploads(ctx, metadata.ListUploads{Bucket: bucket.ID, Max: uploadsAtOnce})
+	if err != nil {
+		return false, err
+	}
+	for _, u := range page.Uploads {
+		if err := s.Abort(ctx, bucket.ID, u.Key, u.ID); err != nil && !errors.Is(err, metadata.ErrNoSuchUpload) {
+			return false, err
+		}
+	}
+	return len(page.Uploads) > 0, nil
 }
 
 // Part returns one part of an upload under way, for ReadPart; metadata.ErrInvalidPart when there is none.

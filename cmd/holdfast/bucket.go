@@ -59,7 +59,7 @@ func newBucketRm(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm BUCKET...",
 		Short: "Remove empty buckets",
-		Long:  "Removes buckets that hold no object, version or upload. Empty one first with `holdfast rm -r BUCKET`.",
+		Long:  "Removes buckets that hold no object or version. Uploads that are under way in one end with it. Empty one first with `holdfast rm -r BUCKET`.",
 		Args:  betweenArgs(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return s.eachBucket(cmd.Context(), &o, args, func(ctx context.Context, c *s3.Client, name string) error {

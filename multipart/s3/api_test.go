@@ -170,6 +170,8 @@ func TestNamesAreCheckedBeforeAnythingHappens(t *testing.T) {
 	k.do(request{method: "PUT", target: "/abc"}).want(t, 409, "BucketAlreadyOwnedByYou")
 	k.do(request{"PUT", "/enforced", map[string]string{"X-Amz-Object-Ownership": "BucketOwnerEnforced"}, nil}).want(t, 200, "")
 	k.do(request{"PUT", "/writers", map[string]string{"X-Amz-Object-Ownership": "ObjectWriter"}, nil}).want(t, 501, "NotImplemented")
+	k.do(request{"PUT", "/tagged", nil, []byte("<CreateBucketConfiguration><Tags><Tag><Key>a</Key><Value>b</Value></Tag></Tags></CreateBucketConfiguration>")}).want(t, 501, "NotImplemented")
+	k.do(request{"PUT", "/untagged", nil, []byte("<CreateBucketConfiguration><LocationConstraint>eu-west-1</LocationConstraint><Tags></Tags></CreateBucketConfiguration>")}).want(t, 200, "")
 	if _, err := k.store.CreateBucket(t.Context(), "theirs", otherKey); err != nil {
 		t.Fatal(err)
 	}
@@ -183,6 +185,9 @@ func TestNamesAreCheckedBeforeAnythingHappens(t *testing.T) {
 	k.do(request{method: "GET", target: "/abc/none"}).want(t, 404, "NoSuchKey")
 	k.do(request{method: "DELETE", target: "/abc/none"}).want(t, 204, "")
 	k.do(request{method: "DELETE", target: "/abc"}).want(t, 409, "BucketNotEmpty")
+	k.do(request{method: "POST", target: "/0ab/k?uploads"}).want(t, 200, "")
+	k.do(request{method: "DELETE", target: "/0ab"}).want(t, 204, "")
+	k.do(request{method: "HEAD", target: "/0ab"}).want(t, 404, "")
 	k.do(request{method: "GET", target: "/abc/none?versionId=x"}).want(t, 400, "InvalidArgument")
 	k.do(request{method: "GET", target: "/abc/none?versionId=" + metadata.VersionID{Clock: 1}.String()}).want(t, 404, "NoSuchVersion")
 	k.do(request{method: "GET", target: "/-/nothing"}).want(t, 404, "NoSuchKey")

@@ -99,7 +99,7 @@ func (s *Store) Buckets(context.Context) ([]metadata.Bucket, error) {
 	return rows, nil
 }
 
-// DeleteBucket removes an empty bucket.
+// DeleteBucket removes a bucket without versions, and its uploads with it but for internal ones, which keep it.
 func (s *Store) DeleteBucket(_ context.Context, name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,11 +107,21 @@ func (s *Store) DeleteBucket(_ context.Context, name string) error {
 	switch {
 	case b == nil:
 		return fmt.Errorf("delete bucket %s: %w", name, metadata.ErrNoSuchBucket)
-	case len(b.keys)+len(b.uploads) > 0:
+	case len(b.keys) > 0 || b.writing():
 		return fmt.Errorf("delete bucket %s: %w", name, metadata.ErrBucketNotEmpty)
 	}
 	delete(s.buckets, name)
 	return nil
+}
+
+// writing tells whether a mount is writing a file in the bucket.
+func (b *bucket) writing() bool {
+	for _, u := range b.uploads {
+		if u.row.Internal {
+			return true
+		}
+	}
+	return false
 }
 
 // SetVersioning changes a bucket's versioning.
