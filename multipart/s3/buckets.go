@@ -64,6 +64,9 @@ func createBucket(c *call) error {
 		if err := xmlapi.Unmarshal(data, &config); err != nil {
 			return err
 		}
+		if config.Tags != nil && len(config.Tags.Tags) > 0 {
+			return Code("NotImplemented") // as PutBucketTagging: tags must not be taken and lost
+		}
 	}
 	_, err = c.store().CreateBucket(c.ctx(), c.bucketName, c.who.AccessKey)
 	if errors.Is(err, metadata.ErrBucketExists) {

@@ -495,6 +495,9 @@ func TestCopiesKeepAndReplace(t *testing.T) {
 	if err != nil || head.StorageClass != types.StorageClassStandardIa || deref(head.WebsiteRedirectLocation) != "/there" || head.Metadata["m"] != "2" {
 		t.Errorf("new storage class: %+v, %v", head, err)
 	}
+	if _, err := c.CopyObject(ctx, &awss3.CopyObjectInput{Bucket: bucket, Key: aws.String("plain"), CopySource: aws.String("copies/b"), ExpectedSourceBucketOwner: aws.String("1234")}); !codeIs(err, "AccessDenied") {
+		t.Errorf("a copy of another owner's bucket: %v", err)
+	}
 	if _, err := c.CopyObject(ctx, &awss3.CopyObjectInput{Bucket: bucket, Key: aws.String("plain"), CopySource: aws.String("copies/b")}); err != nil {
 		t.Fatal(err)
 	}

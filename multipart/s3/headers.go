@@ -85,6 +85,9 @@ func systemMeta(h http.Header) (map[string]string, error) {
 			kept[name] = value
 		}
 	}
+	if to := kept[redirectHeader]; to != "" && !redirects(to) {
+		return nil, Code("InvalidRedirectLocation")
+	}
 	class := h.Get(storageClassHeader)
 	if class != "" && !slices.Contains(storageClasses[:], class) {
 		return nil, Code("InvalidStorageClass")
@@ -93,6 +96,11 @@ func systemMeta(h http.Header) (map[string]string, error) {
 		kept[storageClassHeader] = class
 	}
 	return kept, nil
+}
+
+// redirects tells whether a website may redirect to a place: a path, or a URL of the web.
+func redirects(to string) bool {
+	return strings.HasPrefix(to, "/") || strings.HasPrefix(to, "http://") || strings.HasPrefix(to, "https://")
 }
 
 // stripChunked takes aws-chunked, which describes the wire alone, out of a list of codings.

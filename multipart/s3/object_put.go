@@ -109,6 +109,9 @@ func (c *call) source() (*openSource, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := expectOwner(bucket, c.header("X-Amz-Source-Expected-Bucket-Owner")); err != nil {
+		return nil, err
+	}
 	s := &openSource{bucketName: parsed.bucket, versioned: bucket.Versioning != metadata.Unversioned}
 	s.Source = multipart.Source{Bucket: bucket.ID, Key: parsed.key, Version: parsed.at.Version, Null: parsed.at.Null}
 	conditions := readConditions(c.r.Header, "X-Amz-Copy-Source-")

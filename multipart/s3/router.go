@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/holdfast/holdfast/metadata"
 )
 
 // level is what a path names.
@@ -77,12 +79,12 @@ var subResources = [...]string{
 	"uploads", "versioning", "versions", "website",
 }
 
-// refusedHeaders ask for what is not built and must not be taken as done: encryption, locks, appends.
+// refusedHeaders ask for what is not built and must not be taken as done: encryption, locks, appends, aborts on condition.
 var refusedHeaders = [...]string{
 	"X-Amz-Server-Side-Encryption", "X-Amz-Server-Side-Encryption-Customer-Algorithm",
 	"X-Amz-Copy-Source-Server-Side-Encryption-Customer-Algorithm", "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id",
 	"X-Amz-Object-Lock-Mode", "X-Amz-Object-Lock-Retain-Until-Date", "X-Amz-Object-Lock-Legal-Hold", "X-Amz-Write-Offset-Bytes",
-	"X-Amz-Bucket-Object-Lock-Enabled", "X-Amz-Rename-Source",
+	"X-Amz-Bucket-Object-Lock-Enabled", "X-Amz-Rename-Source", "X-Amz-If-Match-Initiated-Time",
 }
 
 // fits tells whether the route serves a request with these sub-resources.
@@ -151,9 +153,17 @@ func (c *call) run(r route) error {
 			return err
 		}
 		c.bucket = bucket
-		if want := c.header("X-Amz-Expected-Bucket-Owner"); want != "" && want != bucket.Owner && want != owner(bucket.Owner).ID {
-			return Code("AccessDenied")
+		if err := expectOwner(bucket, c.header("X-Amz-Expected-Bucket-Owner")); err != nil {
+			return err
 		}
 	}
 	return r.handle(c)
+}
+
+// expectOwner refuses a bucket of another owner than the request expects, if it expects one.
+func expectOwner(b metadata.Bucket, want string) error {
+	if want != "" && want != b.Owner && want != owner(b.Owner).ID {
+		return Code("AccessDenied")
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ import "encoding/xml"
 type CreateBucketConfiguration struct {
 	XMLName            xml.Name `xml:"CreateBucketConfiguration"`
 	LocationConstraint string   `xml:"LocationConstraint"`
+	Tags               *TagSet  `xml:"Tags"`
 }
 
 // Delete is the body of DeleteObjects.
