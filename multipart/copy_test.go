@@ -331,21 +331,21 @@ func TestUploadIsItsPartsInOrder(t *testing.T) {
 func TestUploadsEndWithTheirBucket(t *testing.T) {
 	k := newKit(t)
 	b := k.Bucket("left", metadata.Unversioned)
+	u := k.upload(b, "big", false)
 	refused := func(what string) {
 		t.Helper()
 		if err := k.Store.DeleteBucket(t.Context(), "left"); !errors.Is(err, metadata.ErrBucketNotEmpty) {
 			t.Fatalf("delete of a bucket with %s: %v", what, err)
 		}
+		if parts, err := k.Store.Parts(t.Context(), b, "big", u.ID, 0, 0); err != nil || len(parts) != 3 {
+			t.Fatalf("parts after a delete that was refused for %s: %v, %v", what, parts, err)
+		}
 	}
-	u := k.upload(b, "big", false)
 	for n := 1; n <= 3; n++ {
 		k.part(b, u, n, storetest.Body(uint64(n), 1<<20))
 	}
 	k.put(b, "object", []byte("x"))
 	refused("an object")
-	if parts, err := k.Store.Parts(t.Context(), b, "big", u.ID, 0, 0); err != nil || len(parts) != 3 {
-		t.Fatalf("parts after a delete that was refused: %v, %v", parts, err)
-	}
 	if _, err := k.Store.Delete(t.Context(), metadata.Delete{Bucket: b, Key: "object"}); err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast/holdfast/metadata"
 )
 
-// uploadsAtOnce is how many uploads are read at once where all of a bucket end.
+// uploadsAtOnce is how many uploads are listed at once where all of a bucket end.
 const uploadsAtOnce = 1000
 
 // CreateUpload starts an upload of parts.
@@ -101,7 +101,8 @@ func (s *Store) Abort(ctx context.Context, bucket metadata.BucketID, key string,
 	return s.catalog.Abort(ctx, bucket, key, id, metadata.Op{})
 }
 
-// endUploads aborts uploads of a bucket that holds nothing else, internal ones left out, and tells whether there were any.
+// endUploads aborts the uploads of a bucket that holds nothing but what clients can list, and tells whether there were any.
+// Beside a version or an internal upload none ends: the bucket stays.
 func (s *Store) endUploads(ctx context.Context, name string) (bool, error) {
 	bucket, err := s.catalog.Bucket(ctx, name)
 	if err != nil {
@@ -111,16 +112,27 @@ func (s *Store) endUploads(ctx context.Context, name string) (bool, error) {
 	if err != nil || used.Objects|used.Versions != 0 {
 		return false, err
 	}
-	page, err := s.catalog.Uploads(ctx, metadata.ListUploads{Bucket: bucket.ID, Max: uploadsAtOnce})
-	if err != nil {
-		return false, err
+	var listed []metadata.Upload
+	for l := (metadata.ListUploads{Bucket: bucket.ID, Max: uploadsAtOnce}); ; {
+		page, err := s.catalog.Uploads(ctx, l)
+		if err != nil {
+			return false, err
+		}
+		listed = append(listed, page.Uploads...)
+		if !page.Truncated {
+			break
+		}
+		l.AfterKey, l.AfterUpload = page.NextKey, page.NextUpload
 	}
-	for _, u := range page.Uploads {
+	if int64(len(listed)) < used.Uploads {
+		return false, nil
+	}
+	for _, u := range listed {
 		if err := s.Abort(ctx, bucket.ID, u.Key, u.ID); err != nil && !errors.Is(err, metadata.ErrNoSuchUpload) {
 			return false, err
 		}
 	}
-	return len(page.Uploads) > 0, nil
+	return len(listed) > 0, nil
 }
 
 // Part returns one part of an upload under way, for ReadPart; metadata.ErrInvalidPart when there is none.
